@@ -1,0 +1,17 @@
+//! Trains tiny language models in eight phases and emits `.forge` files that `forge-runtime` executes.
+#![forbid(unsafe_op_in_unsafe_fn)]
+
+pub mod codec;
+pub mod config;
+pub mod data;
+pub mod engine;
+pub mod error;
+pub mod eval;
+pub mod nn;
+pub mod optim;
+pub mod phases;
+pub mod pipeline;
+pub mod registry;
+pub mod rng;
+pub mod tokenizer;
+pub mod weights;

@@ -1,0 +1,123 @@
+//! The sizes of a model: everything the forward pass needs to know that is not a weight.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Non-linearity of the gated feed-forward network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activation {
+    /// `silu(gate) * up` (Shazeer 2020, SwiGLU).
+    SwiGlu,
+    /// `relu(gate)^2 * up` (as in BitNet b1.58 2B4T).
+    Relu2,
+}
+
+/// Shape and hyper-parameters of a Cognate model. See `docs/numerics.md` for the forward pass it drives.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelConfig {
+    /// Number of token ids.
+    pub vocab: u32,
+    /// Width of the residual stream.
+    pub dim: u32,
+    /// Transformer blocks in the stack (stored once, applied `recursion` times).
+    pub layers: u32,
+    /// Query heads.
+    pub heads: u32,
+    /// Key/value heads; divides `heads`.
+    pub kv_heads: u32,
+    /// Channels of one head; even.
+    pub head_dim: u32,
+    /// Hidden width of the feed-forward network.
+    pub ffn: u32,
+    /// Feed-forward non-linearity.
+    pub activation: Activation,
+    /// Positions a token attends to, itself included.
+    pub window: u32,
+    /// log2 of the base of the rotary embedding's geometric frequencies (13.2877 for 10,000).
+    pub rope_log2_theta: f32,
+    /// Added to the mean square in every RMSNorm.
+    pub norm_eps: f32,
+    /// Whether the attention and feed-forward norms carry a learned gain (phase 7 folds it away).
+    pub norm_gain: bool,
+    /// Whether the output head is the embedding matrix.
+    pub tied: bool,
+    /// Times the block stack is applied to each token (T of TRM).
+    pub recursion: u32,
+    /// Whether the halting head may stop the recursion early.
+    pub halting: bool,
+    /// A token stops recursing once its halting probability exceeds this.
+    pub halt_threshold: f32,
+    /// Width of the recurrent memory; 0 switches it off.
+    pub mem_dim: u32,
+    /// Hidden width of the memory gate.
+    pub mem_gate: u32,
+    /// Bit `l` set: block `l` has a memory.
+    pub mem_layers: u64,
+}
+
+/// Largest sizes any reader accepts; they bound every product below `u32::MAX`.
+pub mod limits {
+    /// Largest vocabulary.
+    pub const VOCAB: u32 = 1 << 16;
+    /// Largest residual, attention, feed-forward or memory width.
+    pub const WIDTH: u32 = 1 << 13;
+    /// Most blocks.
+    pub const LAYERS: u32 = 64;
+    /// Most recursions.
+    pub const RECURSION: u32 = 16;
+    /// Largest attention window.
+    pub const WINDOW: u32 = 1 << 14;
+}
+
+impl ModelConfig {
+    /// Width of the concatenated attention heads.
+    pub fn attn_dim(&self) -> u32 {
+        self.heads * self.head_dim
+    }
+
+    /// Width of the concatenated keys (or values) of one token.
+    pub fn kv_dim(&self) -> u32 {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Rows of the fused query, key and value projection.
+    pub fn qkv_dim(&self) -> u32 {
+        self.attn_dim() + 2 * self.kv_dim()
+    }
+
+    /// Whether block `layer` has a memory.
+    pub fn has_memory(&self, layer: u32) -> bool {
+        self.mem_dim > 0 && layer < 64 && self.mem_layers >> layer & 1 == 1
+    }
+
+    /// Checks every size against [`limits`] and the sizes against each other.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the first field out of range.
+    pub fn validate(&self) -> Result<()> {
+        let width = |v: u32| (1..=limits::WIDTH).contains(&v);
+        let checks: [(bool, &'static str); 16] = [
+            ((1..=limits::VOCAB).contains(&self.vocab), "vocab"),
+            (width(self.dim), "dim"),
+            ((1..=limits::LAYERS).contains(&self.layers), "layers"),
+            ((1..=256).contains(&self.heads), "heads"),
+            (self.kv_heads >= 1 && self.heads.is_multiple_of(self.kv_heads), "kv_heads"),
+            (self.head_dim >= 2 && self.head_dim <= 256 && self.head_dim.is_multiple_of(2), "head_dim"),
+            (width(self.heads.saturating_mul(self.head_dim)), "heads * head_dim"),
+            (width(self.ffn), "ffn"),
+            ((1..=limits::WINDOW).contains(&self.window), "window"),
+            ((0.0..=64.0).contains(&self.rope_log2_theta), "rope_log2_theta"),
+            (self.norm_eps.is_finite() && self.norm_eps > 0.0 && self.norm_eps < 1.0, "norm_eps"),
+            ((1..=limits::RECURSION).contains(&self.recursion), "recursion"),
+            (self.halt_threshold.is_finite(), "halt_threshold"),
+            (self.mem_dim <= limits::WIDTH, "mem_dim"),
+            (self.mem_dim == 0 || width(self.mem_gate), "mem_gate"),
+            (self.layers == 64 || self.mem_layers >> self.layers == 0, "mem_layers"),
+        ];
+        match checks.iter().find(|(ok, _)| !ok) {
+            Some((_, field)) => Err(Error::Config(field)),
+            None => Ok(()),
+        }
+    }
+}
