@@ -1,19 +1,18 @@
 //! Phase 4, BitNet b1.58 (Ma et al. 2024, arXiv 2402.17764): ternary projections, everything else preserved by
 //! role, packed and measured as a file. The latent weights are handed on untouched for phase 5.
 
-use std::collections::BTreeMap;
-
 use forge_formats::codec::encode::ternary_row;
 use forge_formats::file::File;
 use forge_formats::role::{Role, RoleKind};
 
+use crate::data::{Sequence, encode};
 use crate::engine::emit::ternary_f16;
-use crate::engine::objective::batch_ids;
 use crate::error::Result;
-use crate::nn::{ForwardOptions, Network, Precision};
+use crate::nn::Precision;
+use crate::phases::calibration::input_moments;
 use crate::phases::common::{self, Prompting};
 use crate::pipeline::{ArtifactKind, Gate, Phase, PhaseContext, PhaseId, PhaseOutput};
-use crate::weights::{Key, Matrix, Weights};
+use crate::weights::Weights;
 
 /// The phase.
 pub struct BitNet;
@@ -31,7 +30,8 @@ impl Phase for BitNet {
         let ratio = fp32 as f64 / emitted.bytes.len() as f64;
         let specials = special_rows_identical(&latent, &emitted.bytes)?;
         let zeros = zero_share(&latent);
-        let calibration = calibrate(ctx, &latent)?;
+        let sequences = calibration_sequences(ctx);
+        let calibration = input_moments(ctx, &latent, Precision::float(), &sequences)?;
         let before = ctx.inputs[&PhaseId::QuietStar].metrics.get("bits_per_byte").copied().unwrap_or(f64::NAN);
         let mut metrics = common::metrics(&latent, &emitted);
         metrics.insert("compression_ratio".into(), ratio);
@@ -92,41 +92,8 @@ fn zero_share(weights: &Weights) -> f64 {
     zeros as f64 / total.max(1) as f64
 }
 
-/// Second moments `E[x_j²]` of every projection's input on held-in data, `[1, cols]` a tensor: the diagonal of the
-/// layer-wise Hessian that pruning (phase 7) and codec choice (phase 8) weigh errors with.
-fn calibrate(ctx: &PhaseContext<'_>, weights: &Weights) -> Result<BTreeMap<Key, Matrix>> {
-    let network = Network::new(weights, Precision::float(), &candle_core::Device::Cpu)?;
-    let sequences: Vec<_> = ctx
-        .data
-        .dataset
-        .train
-        .iter()
-        .take(ctx.config.phase4.calibration_examples)
-        .map(|e| crate::data::encode::encode(&ctx.data.tokenizer, e, 1.0))
-        .collect();
-    let mut moments: BTreeMap<Key, (Vec<f64>, f64)> = BTreeMap::new();
-    for chunk in sequences.chunks(16) {
-        let batch = crate::data::batch::collate(
-            &chunk.iter().collect::<Vec<_>>(),
-            ctx.data.tokenizer.control("<pad>"),
-        );
-        let mut record = |key: Key, x: &candle_core::Tensor| -> Result<()> {
-            let cols = x.dim(candle_core::D::Minus1)?;
-            let values = x.flatten_all()?.to_vec1::<f32>()?;
-            let (sums, count) = moments.entry(key).or_insert_with(|| (vec![0.0; cols], 0.0));
-            for row in values.chunks_exact(cols) {
-                sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v) * f64::from(*v));
-                *count += 1.0;
-            }
-            Ok(())
-        };
-        network.forward_observed(&batch_ids(&batch)?, &ForwardOptions::inference(), &mut record)?;
-    }
-    Ok(moments
-        .into_iter()
-        .map(|(key, (sums, n))| {
-            let data: Vec<f32> = sums.iter().map(|s| (s / n) as f32).collect();
-            (key, Matrix { rows: 1, cols: data.len(), data })
-        })
-        .collect())
+/// Training sequences that activations are observed on.
+fn calibration_sequences(ctx: &PhaseContext<'_>) -> Vec<Sequence> {
+    let examples = ctx.data.dataset.train.iter().take(ctx.config.phase4.calibration_examples);
+    examples.filter_map(|e| encode::encode(&ctx.data.tokenizer, e, 1.0).ok()).collect()
 }

@@ -130,14 +130,14 @@ fn no_ste_control(ctx: &PhaseContext<'_>, start: &Weights, thoughts: bool) -> Re
     let run = |name: &str, frozen: &dyn Fn(Key) -> bool| -> Result<f64> {
         let sequences = level_sequences(ctx, &ctx.data.dataset.train, 1, SHARES, thoughts);
         let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, ctx.seed, "control");
-        let mut objective = LanguageModel::new(batches, &ctx.config.phase1, 0.0);
+        let mut objective = LanguageModel::new(batches, &ctx.config.phase1);
         let precision = Precision::ternary_int8();
         let stage = Stage { name, train: &config, precision, lambda_share: 0.0, frozen };
         Ok(f64::from(train(ctx, &stage, start, &mut objective)?.final_loss))
     };
     Ok(Control {
-        with_ste: run("control with STE", &|_| false)?,
-        without_ste: run("control without STE", &|key| key.0.kind() == RoleKind::Projection)?,
+        with_ste: run("control-ste", &|_| false)?,
+        without_ste: run("control-no-ste", &|key| key.0.kind() == RoleKind::Projection)?,
     })
 }
 
@@ -165,9 +165,7 @@ impl<'a> CurriculumObjective<'a> {
         let curriculum = Curriculum::place(&accuracy, cfg.advance_at);
         let inner = LanguageModel::new(
             level_batcher(ctx, curriculum.level, thoughts),
-            &ctx.config.phase1,
-            cfg.train.label_smoothing,
-        );
+            &ctx.config.phase1);
         Ok(Self { ctx, inner, curriculum, problems, card, thoughts })
     }
 }
