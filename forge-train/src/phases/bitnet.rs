@@ -1,0 +1,132 @@
+//! Phase 4, BitNet b1.58 (Ma et al. 2024, arXiv 2402.17764): ternary projections, everything else preserved by
+//! role, packed and measured as a file. The latent weights are handed on untouched for phase 5.
+
+use std::collections::BTreeMap;
+
+use forge_formats::codec::encode::ternary_row;
+use forge_formats::file::File;
+use forge_formats::role::{Role, RoleKind};
+
+use crate::engine::emit::ternary_f16;
+use crate::engine::objective::batch_ids;
+use crate::error::Result;
+use crate::nn::{ForwardOptions, Network, Precision};
+use crate::phases::common::{self, Prompting};
+use crate::pipeline::{ArtifactKind, Gate, Phase, PhaseContext, PhaseId, PhaseOutput};
+use crate::weights::{Key, Matrix, Weights};
+
+/// The phase.
+pub struct BitNet;
+
+impl Phase for BitNet {
+    fn id(&self) -> PhaseId {
+        PhaseId::BitNet
+    }
+
+    fn run(&self, ctx: &PhaseContext<'_>) -> Result<PhaseOutput> {
+        let latent = common::latent(ctx, PhaseId::BitNet)?;
+        let emitted = common::emit_measured(ctx, PhaseId::BitNet, &latent, &ternary_f16, Prompting::With)?;
+        let first = &ctx.inputs[&PhaseId::Cognate];
+        let fp32 = first.artifact("model").map_or(0, |a| a.bytes);
+        let ratio = fp32 as f64 / emitted.bytes.len() as f64;
+        let specials = special_rows_identical(&latent, &emitted.bytes)?;
+        let zeros = zero_share(&latent);
+        let calibration = calibrate(ctx, &latent)?;
+        let before = ctx.inputs[&PhaseId::QuietStar].metrics.get("bits_per_byte").copied().unwrap_or(f64::NAN);
+        let mut metrics = common::metrics(&latent, &emitted);
+        metrics.insert("compression_ratio".into(), ratio);
+        metrics.insert("zero_share".into(), zeros);
+        metrics.insert("accuracy_retention".into(), before / emitted.report.bits_per_byte);
+        metrics.insert("special_rows_identical".into(), f64::from(u8::from(specials)));
+        let cfg = &ctx.config.phase4;
+        let artifacts = vec![
+            ("model".into(), emitted.artifact),
+            ("latent".into(), ctx.store.put_weights(&latent)?),
+            ("calibration".into(), ctx.store.put_tensors(ArtifactKind::Calibration, &calibration)?),
+        ];
+        Ok(PhaseOutput {
+            artifacts,
+            metrics,
+            summary: format!("ternary, {:.0} % zeros; tables kept in f16", 100.0 * zeros),
+            gate: Gate {
+                passed: ratio >= cfg.min_ratio && emitted.bytes.len() as u64 <= cfg.max_bytes && specials,
+                rule: format!("≥ {}× smaller than the FP32 file, special rows bit-identical", cfg.min_ratio),
+                measured: format!("{ratio:.2}×, special rows {}", if specials { "identical" } else { "differ" }),
+                fallback: None,
+            },
+        })
+    }
+}
+
+/// Whether the embedding rows of all special tokens survive in the file to the bit.
+///
+/// # Errors
+/// If `bytes` is not a valid file.
+pub fn special_rows_identical(weights: &Weights, bytes: &[u8]) -> Result<bool> {
+    let file = File::parse(bytes)?;
+    let specials = file.tokenizer().specials();
+    let master = weights.get(Role::Embedding, 0);
+    let Some(stored) = file.tensor(Role::Embedding, 0) else {
+        return Ok(false);
+    };
+    let mut row = vec![0.0; master.cols];
+    Ok((0..usize::from(specials)).all(|r| {
+        stored.decode_row(r as u32, &mut row);
+        row.iter().zip(master.row(r)).all(|(a, b)| a.to_bits() == b.to_bits())
+    }))
+}
+
+/// Share of zero trits over all projections.
+fn zero_share(weights: &Weights) -> f64 {
+    let (mut zeros, mut total) = (0usize, 0usize);
+    for ((role, _), m) in &weights.tensors {
+        if role.kind() == RoleKind::Projection {
+            let mut trits = vec![0i8; m.cols];
+            for r in 0..m.rows {
+                ternary_row(m.row(r), &mut trits);
+                zeros += trits.iter().filter(|t| **t == 0).count();
+                total += m.cols;
+            }
+        }
+    }
+    zeros as f64 / total.max(1) as f64
+}
+
+/// Second moments `E[x_j²]` of every projection's input on held-in data, `[1, cols]` a tensor: the diagonal of the
+/// layer-wise Hessian that pruning (phase 7) and codec choice (phase 8) weigh errors with.
+fn calibrate(ctx: &PhaseContext<'_>, weights: &Weights) -> Result<BTreeMap<Key, Matrix>> {
+    let network = Network::new(weights, Precision::float(), &candle_core::Device::Cpu)?;
+    let sequences: Vec<_> = ctx
+        .data
+        .dataset
+        .train
+        .iter()
+        .take(ctx.config.phase4.calibration_examples)
+        .map(|e| crate::data::encode::encode(&ctx.data.tokenizer, e, 1.0))
+        .collect();
+    let mut moments: BTreeMap<Key, (Vec<f64>, f64)> = BTreeMap::new();
+    for chunk in sequences.chunks(16) {
+        let batch = crate::data::batch::collate(
+            &chunk.iter().collect::<Vec<_>>(),
+            ctx.data.tokenizer.control("<pad>"),
+        );
+        let mut record = |key: Key, x: &candle_core::Tensor| -> Result<()> {
+            let cols = x.dim(candle_core::D::Minus1)?;
+            let values = x.flatten_all()?.to_vec1::<f32>()?;
+            let (sums, count) = moments.entry(key).or_insert_with(|| (vec![0.0; cols], 0.0));
+            for row in values.chunks_exact(cols) {
+                sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v) * f64::from(*v));
+                *count += 1.0;
+            }
+            Ok(())
+        };
+        network.forward_observed(&batch_ids(&batch)?, &ForwardOptions::inference(), &mut record)?;
+    }
+    Ok(moments
+        .into_iter()
+        .map(|(key, (sums, n))| {
+            let data: Vec<f32> = sums.iter().map(|s| (s / n) as f32).collect();
+            (key, Matrix { rows: 1, cols: data.len(), data })
+        })
+        .collect())
+}
