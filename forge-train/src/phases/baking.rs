@@ -135,7 +135,7 @@ fn sample(
     let bytes = emit(weights, tokenizer, &card, &ternary_int8)?;
     let mut rng = Rng::new(ctx.seed, &["phase6", "trajectories", &cycle.to_string()]);
     let chosen: Vec<&Example> = (0..cfg.trajectories).map(|_| rng.pick(sources)).collect();
-    let prompted: Vec<Vec<u16>> = chosen.iter().map(|e| encode::prefix(tokenizer, e, true)).collect();
+    let prompted: Vec<Vec<u16>> = chosen.iter().map(|e| encode::prefix(tokenizer, e)).collect();
     let options = SampleOptions {
         max_tokens: ctx.config.data.max_len / 2,
         temperature: cfg.temperature,
@@ -146,7 +146,7 @@ fn sample(
     let eos = tokenizer.control("<eos>");
     let mut out = Vec::new();
     for ((example, mut prompted), completion) in chosen.iter().zip(prompted).zip(completions) {
-        let mut bare = encode::prefix(tokenizer, example, false);
+        let mut bare = encode::prefix(tokenizer, &example.without_system());
         if completion.last() != Some(&eos) {
             continue;
         }
@@ -166,7 +166,7 @@ fn bake(
     cycle: u32,
 ) -> Result<(Weights, f64, f64)> {
     let cfg = &ctx.config.phase6;
-    let precision = Precision::ternary_int8();
+    let precision = Precision::TERNARY;
     let teacher = Network::new(teacher, precision, &Device::Cpu)?;
     let probe = &fresh[..PROBE.min(fresh.len())];
     let before = divergence(ctx, &teacher, &Network::new(student, precision, &Device::Cpu)?, probe)?;

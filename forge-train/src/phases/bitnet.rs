@@ -31,7 +31,7 @@ impl Phase for BitNet {
         let specials = special_rows_identical(&latent, &emitted.bytes)?;
         let zeros = zero_share(&latent);
         let sequences = calibration_sequences(ctx);
-        let calibration = input_moments(ctx, &latent, Precision::float(), &sequences)?;
+        let calibration = input_moments(ctx, &latent, Precision::FLOAT, &sequences)?;
         let before = ctx.inputs[&PhaseId::QuietStar].metrics.get("bits_per_byte").copied().unwrap_or(f64::NAN);
         let mut metrics = common::metrics(&latent, &emitted);
         metrics.insert("compression_ratio".into(), ratio);
@@ -64,14 +64,14 @@ impl Phase for BitNet {
 /// If `bytes` is not a valid file.
 pub fn special_rows_identical(weights: &Weights, bytes: &[u8]) -> Result<bool> {
     let file = File::parse(bytes)?;
-    let specials = file.tokenizer().specials();
+    let specials = file.tokenizer().specials().count();
     let master = weights.get(Role::Embedding, 0);
     let Some(stored) = file.tensor(Role::Embedding, 0) else {
         return Ok(false);
     };
     let mut row = vec![0.0; master.cols];
-    Ok((0..usize::from(specials)).all(|r| {
-        stored.decode_row(r as u32, &mut row);
+    Ok((0..specials).all(|r| {
+        stored.decode_row(r, &mut row);
         row.iter().zip(master.row(r)).all(|(a, b)| a.to_bits() == b.to_bits())
     }))
 }
@@ -95,5 +95,5 @@ fn zero_share(weights: &Weights) -> f64 {
 /// Training sequences that activations are observed on.
 fn calibration_sequences(ctx: &PhaseContext<'_>) -> Vec<Sequence> {
     let examples = ctx.data.dataset.train.iter().take(ctx.config.phase4.calibration_examples);
-    examples.filter_map(|e| encode::encode(&ctx.data.tokenizer, e, 1.0).ok()).collect()
+    examples.map(|e| encode::encode(&ctx.data.tokenizer, e, 1.0)).collect()
 }

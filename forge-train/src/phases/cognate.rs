@@ -79,7 +79,7 @@ impl Cognate {
         let stage = Stage {
             name,
             train: config,
-            precision: Precision::float(),
+            precision: Precision::FLOAT,
             lambda_share: 0.0,
             frozen: &|_| false,
         };

@@ -45,7 +45,7 @@ impl Phase for Forge {
         let stage = Stage {
             name: "quantisation-aware",
             train: &cfg.train,
-            precision: Precision::ternary_int8(),
+            precision: Precision::TERNARY,
             lambda_share: cfg.lambda_share,
             frozen: &|_| false,
         };
@@ -89,7 +89,7 @@ fn smallest_gradient(
     weights: &Weights,
     objective: &mut dyn Objective,
 ) -> Result<f64> {
-    let network = Network::new(weights, Precision::ternary_int8(), &Device::Cpu)?;
+    let network = Network::new(weights, Precision::TERNARY, &Device::Cpu)?;
     let loss = objective.loss(&network, 0)?;
     let norms = projection_gradient_norms(&network, &loss)?;
     ctx.progress.note(&format!("{} ternary layers receive a gradient", norms.len()));
@@ -131,7 +131,7 @@ fn no_ste_control(ctx: &PhaseContext<'_>, start: &Weights, thoughts: bool) -> Re
         let sequences = level_sequences(ctx, &ctx.data.dataset.train, 1, SHARES, thoughts);
         let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, ctx.seed, "control");
         let mut objective = LanguageModel::new(batches, &ctx.config.phase1);
-        let precision = Precision::ternary_int8();
+        let precision = Precision::TERNARY;
         let stage = Stage { name, train: &config, precision, lambda_share: 0.0, frozen };
         Ok(f64::from(train(ctx, &stage, start, &mut objective)?.final_loss))
     };

@@ -38,7 +38,7 @@ impl Phase for EvoMerge {
             .map(|d| ctx.input_weights(PhaseId::Cognate, d.branch()))
             .collect::<Result<Vec<Weights>>>()?;
         let (search_set, holdout) = split(common::held_out(ctx, Prompting::With));
-        let mut fitness = Fitness::new(ctx, &search_set)?;
+        let mut fitness = Fitness::new(ctx, &search_set);
         let founders = Founders { base: &trunk, originals: &branches.iter().collect::<Vec<_>>() };
         let settings = &ctx.config.phase2.search;
         ctx.progress.start("evolution", settings.generations as u64);
@@ -71,7 +71,7 @@ struct Fitness<'a> {
 }
 
 impl<'a> Fitness<'a> {
-    fn new(ctx: &'a PhaseContext<'a>, examples: &[Example]) -> Result<Self> {
+    fn new(ctx: &'a PhaseContext<'a>, examples: &[Example]) -> Self {
         let limit = ctx.config.phase2.fitness_examples;
         let stride = (examples.len() / limit.max(1)).max(1);
         let mut sequences = examples
@@ -79,18 +79,18 @@ impl<'a> Fitness<'a> {
             .step_by(stride)
             .take(limit)
             .map(|e| encode::encode(&ctx.data.tokenizer, e, ctx.config.data.prompt_weight))
-            .collect::<Result<Vec<Sequence>>>()?;
+            .collect::<Vec<Sequence>>();
         sequences.sort_by_key(|s| s.ids.len());
         let pad = ctx.data.tokenizer.control("<pad>");
         let batches =
             sequences.chunks(ROWS).map(|c| collate(&c.iter().collect::<Vec<_>>(), pad)).collect();
-        Ok(Self { ctx, batches })
+        Self { ctx, batches }
     }
 }
 
 impl Objective for Fitness<'_> {
     fn loss(&mut self, model: &Weights) -> Result<f64> {
-        let network = Network::new(model, Precision::float(), &Device::Cpu)?.detached();
+        let network = Network::new(model, Precision::FLOAT, &Device::Cpu)?.detached();
         let (mut sum, mut total) = (0.0, 0.0);
         for batch in &self.batches {
             let forward = network.forward(&batch_ids(batch)?, ForwardOptions { halting: false })?;

@@ -103,7 +103,7 @@ fn supervise(
     let stage = Stage {
         name,
         train: config,
-        precision: Precision::float(),
+        precision: Precision::FLOAT,
         lambda_share: 0.0,
         frozen: &|_| false,
     };
@@ -131,7 +131,7 @@ fn train_control(ctx: &PhaseContext<'_>, start: &Weights, pauses: usize) -> Resu
         .train
         .iter()
         .filter(|e| e.is_reasoned())
-        .map(|e| encode::prefix(tokenizer, e, true))
+        .map(|e| encode::prefix(tokenizer, e))
         .collect();
     let sequences: Vec<Sequence> =
         mixed.iter().map(|s| with_pauses(s, tokenizer, &worked, pauses)).collect();
@@ -183,7 +183,7 @@ fn answers(
     let prefixes: Vec<Vec<u16>> = examples
         .iter()
         .map(|e| {
-            let mut ids = encode::prefix(tokenizer, e, true);
+            let mut ids = encode::prefix(tokenizer, e);
             ids.extend(std::iter::repeat_n(tokenizer.control("<think>"), pauses));
             ids
         })
@@ -212,7 +212,7 @@ fn reinforce(ctx: &PhaseContext<'_>, start: &Weights, worked: &[Example]) -> Res
     let stage = Stage {
         name: "reinforce",
         train: &cfg.reinforce,
-        precision: Precision::float(),
+        precision: Precision::FLOAT,
         lambda_share: 0.0,
         frozen: &|_| false,
     };
@@ -296,7 +296,7 @@ impl Reinforce<'_> {
         let chosen: Vec<&Example> = (0..cfg.prompts).map(|_| rng.pick(self.worked)).collect();
         let mut prefixes = Vec::new();
         for example in &chosen {
-            let mut ids = encode::prefix(tokenizer, example, true);
+            let mut ids = encode::prefix(tokenizer, example);
             ids.push(open);
             prefixes.extend(std::iter::repeat_n(ids, cfg.thoughts));
         }

@@ -50,7 +50,7 @@ fn channel_importance(ctx: &PhaseContext<'_>, weights: &Weights) -> Result<Vec<V
     let moments = super::super::calibration::input_moments(
         ctx,
         weights,
-        Precision::ternary_int8(),
+        Precision::TERNARY,
         &behaviours(ctx, ctx.config.phase4.calibration_examples),
     )?;
     Ok((0..weights.config.layers)
@@ -79,12 +79,12 @@ fn behaviours(ctx: &PhaseContext<'_>, limit: usize) -> Vec<Sequence> {
     rng.shuffle(&mut examples);
     examples.truncate(limit);
     let weight = ctx.config.data.prompt_weight;
-    examples.iter().filter_map(|e| encode::encode(&ctx.data.tokenizer, e, weight).ok()).collect()
+    examples.iter().map(|e| encode::encode(&ctx.data.tokenizer, e, weight)).collect()
 }
 
 fn distil(ctx: &PhaseContext<'_>, teacher: &Weights, student: &Weights) -> Result<Weights> {
     let cfg = &ctx.config.phase7;
-    let precision = Precision::ternary_int8();
+    let precision = Precision::TERNARY;
     let sequences = std::sync::Arc::new(behaviours(ctx, usize::MAX));
     let batches = batcher(sequences, cfg.train.batch_tokens, &ctx.config.data, ctx.seed, "phase7");
     let mut objective = Distillation {
