@@ -31,7 +31,11 @@ impl Augmenter {
             }
         }
         let large = values.into_iter().filter(|(_, pool)| pool.len() > MIN_POOL);
-        Self { pools: large.map(|(slot, pool)| (slot, pool.into_iter().collect())).collect(), probability, seed }
+        Self {
+            pools: large.map(|(slot, pool)| (slot, pool.into_iter().collect())).collect(),
+            probability,
+            seed,
+        }
     }
 
     /// The example of `index` in `epoch`, a pure function of both and the seed. Values are swapped only where they
@@ -62,7 +66,8 @@ impl Augmenter {
     /// `copies` passes over the examples, the first unchanged, the others augmented.
     pub fn expand(&self, examples: &[Example], copies: u64) -> Vec<Example> {
         let pass = |epoch: u64| -> Vec<Example> {
-            let vary = |(i, e): (usize, &Example)| if epoch == 0 { e.clone() } else { self.apply(e, epoch, i) };
+            let vary =
+                |(i, e): (usize, &Example)| if epoch == 0 { e.clone() } else { self.apply(e, epoch, i) };
             examples.par_iter().enumerate().map(vary).collect()
         };
         (0..copies).flat_map(pass).collect()
@@ -136,7 +141,11 @@ mod tests {
         let examples = pool();
         let swapped = (1..=20).flat_map(|epoch| {
             let augmenter = augmenter(0.5);
-            examples.iter().enumerate().map(move |(i, e)| augmenter.apply(e, epoch, i) != *e).collect::<Vec<_>>()
+            examples
+                .iter()
+                .enumerate()
+                .map(move |(i, e)| augmenter.apply(e, epoch, i) != *e)
+                .collect::<Vec<_>>()
         });
         let rate = swapped.filter(|s| *s).count() as f64 / 600.0;
         assert!((0.40..0.57).contains(&rate), "{rate}");

@@ -74,8 +74,16 @@ impl Batcher {
             }
         }
         let planned = Mutex::new(None);
-        let mut batcher =
-            Self { sequences, buckets, batch_tokens, max_len, batches: 0, seed, label: label.into(), planned };
+        let mut batcher = Self {
+            sequences,
+            buckets,
+            batch_tokens,
+            max_len,
+            batches: 0,
+            seed,
+            label: label.into(),
+            planned,
+        };
         batcher.batches = batcher.plan(0).len() as u64;
         batcher
     }

@@ -106,7 +106,8 @@ pub fn completion(tokenizer: &Tokenizer, example: &Example) -> Vec<u16> {
 pub fn check(tokenizer: &Tokenizer, examples: &[Example]) -> Result<()> {
     let unknown = |what: &str, name: &str| Error::Usage {
         what: format!("the model's tokenizer knows no {what} `{name}`"),
-        hint: "use data like that the model was trained on, or train on this data with `pipeline --data`".into(),
+        hint: "use data like that the model was trained on, or train on this data with `pipeline --data`"
+            .into(),
     };
     for example in examples {
         if let Completion::Tool { tool, args } = &example.completion {

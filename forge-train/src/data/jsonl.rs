@@ -89,7 +89,13 @@ fn completion(line: &Line) -> Result<Example, String> {
         (field, _) => text("completion", field.as_ref())?,
     };
     let prompt = filled("prompt", line.prompt.as_ref())?;
-    Ok(Example { system: None, prompt, completion: Completion::Text(completion), slice: Slice::Dialogue, level: 0 })
+    Ok(Example {
+        system: None,
+        prompt,
+        completion: Completion::Text(completion),
+        slice: Slice::Dialogue,
+        level: 0,
+    })
 }
 
 fn call(line: &Line) -> Result<Example, String> {
@@ -139,7 +145,9 @@ fn multiple_choice(line: &Line) -> Result<Example, String> {
     let question = filled("question", line.question.as_ref())?;
     let choices = match &line.choices {
         Some(Value::Array(choices)) if (2..=LETTERS.len()).contains(&choices.len()) => choices,
-        Some(other) => return Err(format!("field `choices` is {}; expected a list of 2 to 26 texts", kind(other))),
+        Some(other) => {
+            return Err(format!("field `choices` is {}; expected a list of 2 to 26 texts", kind(other)));
+        }
         None => return Err("field `choices` is missing; expected a list of 2 to 26 texts".into()),
     };
     let index = match &line.answer {
@@ -154,7 +162,13 @@ fn multiple_choice(line: &Line) -> Result<Example, String> {
         prompt += &format!("\n({}) {}", char::from(*letter), text("choices", Some(choice))?);
     }
     let answer = char::from(LETTERS[index]).to_string();
-    Ok(Example { system: None, prompt, completion: Completion::Text(answer), slice: Slice::Arithmetic, level: 0 })
+    Ok(Example {
+        system: None,
+        prompt,
+        completion: Completion::Text(answer),
+        slice: Slice::Arithmetic,
+        level: 0,
+    })
 }
 
 /// GSM8K: the worked solution, `####`, the answer. An answer without the mark has no trace.

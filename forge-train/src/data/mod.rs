@@ -58,7 +58,8 @@ impl Completion {
     /// Whether two completions are the same frame: equal tool and, for every slot, equal values in equal order;
     /// the order *between* different slots does not matter. Other completions compare as they are.
     pub fn same_frame(&self, other: &Completion) -> bool {
-        let (Completion::Tool { tool: a, args: x }, Completion::Tool { tool: b, args: y }) = (self, other) else {
+        let (Completion::Tool { tool: a, args: x }, Completion::Tool { tool: b, args: y }) = (self, other)
+        else {
             return self == other;
         };
         // A stable sort by slot keeps the order of a repeated slot's values.

@@ -118,8 +118,7 @@ pub fn bits_per_byte(bytes: &[u8], examples: &[Example]) -> Result<f64> {
 /// # Errors
 /// As [`evaluate`].
 pub fn persona_consistency(bytes: &[u8], examples: &[Example]) -> Result<Rate> {
-    let bare: Vec<Example> =
-        examples.iter().filter(|e| is_persona(e)).map(Example::without_system).collect();
+    let bare: Vec<Example> = examples.iter().filter(|e| is_persona(e)).map(Example::without_system).collect();
     Ok(evaluate(bytes, &bare, &Options::default())?.persona_consistency)
 }
 

@@ -17,7 +17,9 @@ const Z95: f64 = 1.959_963_984_540_054;
 impl Rate {
     /// Counts the hits.
     pub fn of(trials: impl IntoIterator<Item = bool>) -> Self {
-        trials.into_iter().fold(Self::default(), |r, hit| Self { hits: r.hits + usize::from(hit), n: r.n + 1 })
+        trials
+            .into_iter()
+            .fold(Self::default(), |r, hit| Self { hits: r.hits + usize::from(hit), n: r.n + 1 })
     }
 
     /// The proportion; 0 without trials.

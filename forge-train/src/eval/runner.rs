@@ -8,7 +8,9 @@ use crate::error::{Error, Result};
 pub(super) fn failed(error: forge_runtime::Error) -> Error {
     match error {
         forge_runtime::Error::Format(e) => Error::Format(e),
-        other => Error::Usage { what: format!("the model cannot be run: {other}"), hint: other.hint().into() },
+        other => {
+            Error::Usage { what: format!("the model cannot be run: {other}"), hint: other.hint().into() }
+        }
     }
 }
 

@@ -38,7 +38,11 @@ struct Trainer {
 }
 
 /// At most `wanted` merges in rank order; ids as in the file's table with `specials` special tokens.
-pub(super) fn train<S: AsRef<str>>(texts: impl Iterator<Item = S>, specials: u16, wanted: usize) -> Vec<Pair> {
+pub(super) fn train<S: AsRef<str>>(
+    texts: impl Iterator<Item = S>,
+    specials: u16,
+    wanted: usize,
+) -> Vec<Pair> {
     let mut trainer = Trainer::new(texts, specials);
     let mut merges = Vec::new();
     while merges.len() < wanted {

@@ -62,7 +62,9 @@ impl Tokenizer {
         let fixed = specials.len() + 256;
         if vocab_size < fixed || vocab_size > usize::from(u16::MAX) {
             return Err(Error::Usage {
-                what: format!("a vocabulary of {vocab_size} is out of range: {fixed} to 65535 with this data"),
+                what: format!(
+                    "a vocabulary of {vocab_size} is out of range: {fixed} to 65535 with this data"
+                ),
                 hint: "set `tokenizer.vocab` within that range, a few hundred above its start".into(),
             });
         }

@@ -179,10 +179,7 @@ const ADD_EVENT: ToolTemplates = ToolTemplates {
             "!the {title} is {day} at {time}, put it in my calendar",
         ],
     ],
-    replies: &[
-        "okay, i will add the {title} for {day}",
-        "okay, i will add the {title} for {day} at {time}",
-    ],
+    replies: &["okay, i will add the {title} for {day}", "okay, i will add the {title} for {day} at {time}"],
 };
 
 const SET_TIMER: ToolTemplates = ToolTemplates {

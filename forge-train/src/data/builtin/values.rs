@@ -40,7 +40,7 @@ impl Pool {
     /// A random value of the split.
     pub(crate) fn pick(&self, split: Split, rng: &mut Rng) -> &str {
         let tier = rng.pick(&self.0[split.index()]);
-        rng.pick(tier)
+        rng.pick(tier).as_str()
     }
 
     /// Every value of the split.
@@ -92,10 +92,12 @@ static POOLS: LazyLock<BTreeMap<&'static str, Pool>> = LazyLock::new(|| {
 
 const ROOMS: &str = "bedroom,kitchen,bathroom,office,garage,attic,cellar,hallway,lounge,nursery,library,studio,\
     pantry,porch,living room,dining room,guest room,laundry room,play room,workshop";
-const ROOM_KINDS: &str = "upstairs,downstairs,front,back,small,big,main,north,south,east,west,blue,green,old,new";
+const ROOM_KINDS: &str =
+    "upstairs,downstairs,front,back,small,big,main,north,south,east,west,blue,green,old,new";
 const GENRES: &str = "jazz,rock,folk,blues,soul,techno,opera,swing,disco,reggae,country,metal,punk,house,salsa,\
     gospel,ambient,indie";
-const GENRE_KINDS: &str = "slow,fast,acoustic,modern,classic,quiet,loud,happy,sad,early,late,nordic,latin,southern";
+const GENRE_KINDS: &str =
+    "slow,fast,acoustic,modern,classic,quiet,loud,happy,sad,early,late,nordic,latin,southern";
 const EVENT_KINDS: &str = "budget,team,project,design,sales,family,dentist,doctor,piano,guitar,yoga,tennis,swimming,\
     french,spanish,board,client,garden,school,parents,birthday,book club,science,art,cooking,dance,music,safety,\
     planning,staff";
@@ -104,14 +106,16 @@ const EVENTS: &str = "review,meeting,lunch,dinner,lesson,call,visit,appointment,
 const WEEKDAYS: &str = "monday,tuesday,wednesday,thursday,friday,saturday,sunday";
 const DAYS: &str = "monday,tuesday,wednesday,thursday,friday,saturday,sunday,today,tomorrow,tonight,this weekend,\
     the day after tomorrow,next week,this week,christmas,easter";
-const DISHES: &str = "pasta,rice,eggs,tea,bread,cake,pizza,soup,stew,cookies,potatoes,beans,pie,noodles,roast,coffee";
+const DISHES: &str =
+    "pasta,rice,eggs,tea,bread,cake,pizza,soup,stew,cookies,potatoes,beans,pie,noodles,roast,coffee";
 const DISH_KINDS: &str = "green,red,hot,cold,sweet,fresh,baked,fried,apple,lemon,onion,tomato,big,small,brown,black,\
     ginger,butter";
 const NEWS_SUBJECTS: &str = "i am,we are,the kids are,dinner is,the parcel is,the car is,everyone is,the train is,\
     the house is,lunch is,the meeting is,the bus is,the guests are,the plumber is";
 const NEWS: &str = "late,ready,almost here,on the way,nearly done,at home,delayed,waiting outside,cancelled,\
     early,stuck in traffic,in the garden,at the station,fine,on time,too cold";
-const ASKS: &str = "meet me,call me,pick me up,wait for me,write to me,see you,come over,find me,visit us,join us";
+const ASKS: &str =
+    "meet me,call me,pick me up,wait for me,write to me,see you,come over,find me,visit us,join us";
 const ASK_WHEN: &str = "soon,later,at the station,at the office,after work,after lunch,near the park,before dinner,\
     in an hour,outside the school,next to the bank,when you can,this evening,by the river";
 const TASK_VERBS: &str = "clean,check,fix,paint,move,sell,wash,repair,inspect,return,collect,replace,measure,\
@@ -141,7 +145,8 @@ const BAND_KINDS: &str = "silent,electric,crimson,lonely,velvet,paper,flying,bro
     burning,frozen,secret,hollow,cosmic,stone";
 const BANDS: &str = "foxes,rivers,mirrors,engines,tigers,gardens,pilots,shadows,wolves,lanterns,islands,sisters,\
     drummers,kings,ghosts,sailors,rockets,candles,riders,prophets";
-const NAME_STARTS: &str = "mar,ten,lo,ka,bri,sol,vi,dan,fe,gor,hel,jo,na,pe,ros,tam,ul,wen,yas,zi,al,el,or,ir";
+const NAME_STARTS: &str =
+    "mar,ten,lo,ka,bri,sol,vi,dan,fe,gor,hel,jo,na,pe,ros,tam,ul,wen,yas,zi,al,el,or,ir";
 const NAME_ENDS: &str = "la,rik,na,ton,ssa,vin,do,lia,mer,ka,bel,ris,nor,ta,wen,dra,mo,sha,lin,gus";
 const SURNAMES: &str = "stone,hill,brook,field,wood,ford,marsh,vale,frost,lake,moore,reed,banks,holt,west,north,ash,\
     birch,thorn,swift";
@@ -235,7 +240,10 @@ mod tests {
     fn every_slot_has_values_in_every_split_and_enough_to_train_on() {
         for slot in slots() {
             let count = |split| pool(slot).values(split).count();
-            assert!(count(Split::Valid) >= 4 && count(Split::Test) >= 4, "{slot} has too few held-out values");
+            assert!(
+                count(Split::Valid) >= 4 && count(Split::Test) >= 4,
+                "{slot} has too few held-out values"
+            );
             assert!(count(Split::Train) >= 30, "{slot} has too few training values");
         }
     }
