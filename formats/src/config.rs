@@ -113,7 +113,7 @@ impl ModelConfig {
             (self.halt_threshold.is_finite(), "halt_threshold"),
             (self.mem_dim <= limits::WIDTH, "mem_dim"),
             (self.mem_dim == 0 || width(self.mem_gate), "mem_gate"),
-            (self.layers == 64 || self.mem_layers >> self.layers == 0, "mem_layers"),
+            (self.mem_layers.checked_shr(self.layers).unwrap_or(0) == 0, "mem_layers"),
         ];
         match checks.iter().find(|(ok, _)| !ok) {
             Some((_, field)) => Err(Error::Config(field)),

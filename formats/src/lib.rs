@@ -10,5 +10,18 @@ extern crate std;
 pub mod codec;
 pub mod config;
 pub mod error;
+pub mod file;
+pub mod header;
 pub mod manifest;
+pub mod pretokens;
 pub mod role;
+pub mod tokenizer;
+#[cfg(feature = "alloc")]
+pub mod write;
+
+pub use codec::{Codec, Matrix};
+pub use config::ModelConfig;
+pub use error::{Error, Result};
+pub use file::File;
+pub use pretokens::pretokens;
+pub use role::Role;

@@ -7,7 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::Codec;
 use crate::config::ModelConfig;
+use crate::error::{Error, Result};
 use crate::role::Role;
+
+/// No record is longer: a [`Head`] is at most 111 bytes, a [`Section`] at most 35.
+pub(crate) const RECORD_MAX: usize = 128;
 
 /// First record of the manifest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +40,23 @@ pub enum Content {
     Tokenizer,
     /// UTF-8 JSON for people and tools: provenance and eval card. Devices skip it.
     Card,
+    /// Data a reader that does not know the tag skips; how later minor versions add to the file.
+    Extra {
+        /// What it is; none is defined in version 1.0.
+        tag: u32,
+    },
+}
+
+impl Content {
+    /// Name for errors and listings: the tensor's role, or what else it is.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Content::Tensor { role, .. } => role.name(),
+            Content::Tokenizer => "tokenizer",
+            Content::Card => "card",
+            Content::Extra { .. } => "extra",
+        }
+    }
 }
 
 /// One section of raw data.
@@ -49,4 +70,17 @@ pub struct Section {
     pub len: u32,
     /// CRC-32 (ISO-HDLC) of the section's bytes.
     pub crc: u32,
+}
+
+/// Decodes one record from the front of `bytes` and returns what follows. Only the canonical encoding is
+/// accepted: the bytes must be what encoding the record again gives.
+pub(crate) fn take<'a, T: Serialize + Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8])> {
+    let (record, rest) = postcard::take_from_bytes::<T>(bytes).map_err(|_| Error::Manifest)?;
+    let used = bytes.len().checked_sub(rest.len()).and_then(|n| bytes.get(..n)).ok_or(Error::Manifest)?;
+    let mut buffer = [0; RECORD_MAX];
+    let canonical = postcard::to_slice(&record, &mut buffer).map_err(|_| Error::Manifest)?;
+    if *canonical != *used {
+        return Err(Error::Manifest);
+    }
+    Ok((record, rest))
 }

@@ -1,8 +1,24 @@
 //! Weight codecs: how a matrix `[rows, cols]` becomes the bytes of a section, and back.
 //!
 //! Every codec stores each row byte-aligned, so that rows can be read, sliced and executed on their own.
+//! One file a codec, each with the same three functions: `payload_len`, `validate`, `decode_row`.
+
+#[cfg(feature = "alloc")]
+pub mod encode;
+pub mod float;
+pub mod hyper;
+pub mod int8;
+mod matrix;
+pub mod seedlm;
+pub mod ternary;
+pub mod vptq;
+
+pub use matrix::Matrix;
 
 use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::role::RoleKind;
 
 /// Parameters of SeedLM (Shafipour et al. 2024, arXiv 2410.10714): a block of `block` weights is
 /// `U(seed) * t`, with `U` from a `bits`-bit LFSR and `coeffs` 4-bit coefficients under one shared 4-bit
@@ -48,11 +64,11 @@ pub enum Codec {
     F32,
     /// IEEE 754 half precision, little-endian.
     F16,
-    /// One f16 scale a row, then one signed byte a weight.
+    /// One signed byte a weight, row after row, then one f16 scale a row.
     Int8Row,
-    /// One f16 scale a row, then four trits a byte: code `trit + 1`, least significant bits first.
+    /// Four trits a byte (code `trit + 1`, least significant bits first), then one f16 scale a row.
     Ternary2b,
-    /// One f16 scale a row, then five trits a byte in base 3 as a fixed-point fraction.
+    /// Five trits a byte, in base 3 as a fixed-point fraction, then one f16 scale a row.
     Ternary5x8,
     /// Pseudo-random bases from a shift register.
     SeedLm(SeedLmParams),
@@ -60,4 +76,85 @@ pub enum Codec {
     Vptq(VptqParams),
     /// Irrational-winding lattice.
     Hyper(HyperParams),
+}
+
+impl Codec {
+    /// Short name, used in errors and by `inspect`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Codec::F32 => "f32",
+            Codec::F16 => "f16",
+            Codec::Int8Row => "int8",
+            Codec::Ternary2b => "ternary2b",
+            Codec::Ternary5x8 => "ternary5x8",
+            Codec::SeedLm(_) => "seedlm",
+            Codec::Vptq(_) => "vptq",
+            Codec::Hyper(_) => "hyper",
+        }
+    }
+
+    /// Whether a row is executed as integers times one scale (`docs/numerics.md`, section 2).
+    pub fn is_integer(&self) -> bool {
+        matches!(self, Codec::Int8Row | Codec::Ternary2b | Codec::Ternary5x8)
+    }
+
+    /// Whether a tensor of `kind` may use this codec: vectors stay in floats, tables are not made ternary.
+    pub fn allowed(&self, kind: RoleKind) -> bool {
+        match kind {
+            RoleKind::Vector => matches!(self, Codec::F32 | Codec::F16),
+            RoleKind::Table => !matches!(self, Codec::Ternary2b | Codec::Ternary5x8),
+            RoleKind::Projection => true,
+        }
+    }
+}
+
+/// Exact payload length in bytes of a `[rows, cols]` matrix, or `None` when the codec cannot hold the shape,
+/// its parameters are out of range, or the product overflows.
+pub fn payload_len(codec: &Codec, shape: [u32; 2]) -> Option<u64> {
+    let [rows, cols] = shape;
+    if rows == 0 || cols == 0 {
+        return None;
+    }
+    match codec {
+        Codec::F32 => float::payload_len(float::Width::F32, rows, cols),
+        Codec::F16 => float::payload_len(float::Width::F16, rows, cols),
+        Codec::Int8Row => int8::payload_len(rows, cols),
+        Codec::Ternary2b => ternary::payload_len(ternary::Packing::TwoBit, rows, cols),
+        Codec::Ternary5x8 => ternary::payload_len(ternary::Packing::FiveInEight, rows, cols),
+        Codec::SeedLm(p) => seedlm::payload_len(p, rows, cols),
+        Codec::Vptq(p) => vptq::payload_len(p, rows, cols),
+        Codec::Hyper(p) => hyper::payload_len(p, rows, cols),
+    }
+}
+
+/// Checks length and content of a payload, after which no decoder can fail on it.
+///
+/// # Errors
+/// [`Error::Codec`] with the codec's name.
+pub fn validate(codec: &Codec, shape: [u32; 2], payload: &[u8]) -> Result<()> {
+    let [rows, cols] = shape;
+    if payload_len(codec, shape) != Some(payload.len() as u64) {
+        return Err(Error::Codec(codec.name()));
+    }
+    match codec {
+        Codec::F32 => float::validate(float::Width::F32, payload),
+        Codec::F16 => float::validate(float::Width::F16, payload),
+        Codec::Int8Row => int8::validate(rows, cols, payload),
+        Codec::Ternary2b => ternary::validate(ternary::Packing::TwoBit, rows, cols, payload),
+        Codec::Ternary5x8 => ternary::validate(ternary::Packing::FiveInEight, rows, cols, payload),
+        Codec::SeedLm(p) => seedlm::validate(p, rows, cols, payload),
+        Codec::Vptq(p) => vptq::validate(p, rows, cols, payload),
+        Codec::Hyper(p) => hyper::validate(p, rows, cols, payload),
+    }
+}
+
+/// The f16 scales that end an integer codec's payload: body, scales.
+pub(crate) fn split_scales(rows: u32, payload: &[u8]) -> Option<(&[u8], &[u8])> {
+    let scales = (rows as usize).checked_mul(2)?;
+    payload.split_at_checked(payload.len().checked_sub(scales)?)
+}
+
+/// Whether every f16 scale is finite and not negative (minus zero counts as negative).
+pub(crate) fn scales_valid(scales: &[u8]) -> bool {
+    scales.as_chunks::<2>().0.iter().all(|b| u16::from_le_bytes(*b) < 0x7C00)
 }

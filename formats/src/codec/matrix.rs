@@ -1,0 +1,136 @@
+//! A validated matrix that stays in the bytes of its section.
+
+use core::ops::Range;
+
+use half::f16;
+
+use super::float::Width;
+use super::ternary::Packing;
+use super::{Codec, float, hyper, int8, seedlm, ternary, validate, vptq};
+use crate::error::Result;
+
+/// A coded `[rows, cols]` matrix, or a range of rows of one. Holding it means that its payload is valid.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Matrix<'a> {
+    codec: Codec,
+    payload: &'a [u8],
+    /// Rows in the payload.
+    stored: u32,
+    /// First row of the payload that belongs to this view.
+    first: u32,
+    rows: u32,
+    cols: u32,
+}
+
+impl<'a> Matrix<'a> {
+    /// Checks a payload against its codec and `[rows, cols]`.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Codec`] when the length differs from [`super::payload_len`] or the content is
+    /// invalid.
+    pub fn new(codec: Codec, shape: [u32; 2], payload: &'a [u8]) -> Result<Self> {
+        validate(&codec, shape, payload)?;
+        Ok(Self::validated(codec, shape, payload))
+    }
+
+    /// Wraps a payload that [`validate`] has passed before.
+    pub(crate) fn validated(codec: Codec, [rows, cols]: [u32; 2], payload: &'a [u8]) -> Self {
+        Self { codec, payload, stored: rows, first: 0, rows, cols }
+    }
+
+    /// Rows of this view.
+    pub fn rows(&self) -> usize {
+        self.rows as usize
+    }
+
+    /// Columns.
+    pub fn cols(&self) -> usize {
+        self.cols as usize
+    }
+
+    /// How the payload is coded.
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// The bytes of the whole stored matrix, also when this is a view of some rows.
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
+    /// Bytes from one row to the next, for the codecs whose rows are contiguous; 0 for the others.
+    pub fn row_stride(&self) -> usize {
+        match self.codec {
+            Codec::F32 => self.cols() * 4,
+            Codec::F16 => self.cols() * 2,
+            Codec::Int8Row => self.cols(),
+            Codec::Ternary2b => Packing::TwoBit.row_bytes(self.cols) as usize,
+            Codec::Ternary5x8 => Packing::FiveInEight.row_bytes(self.cols) as usize,
+            Codec::SeedLm(_) | Codec::Vptq(_) | Codec::Hyper(_) => 0,
+        }
+    }
+
+    /// The packed weights of row `r` (floats, int8 or trits), without its scale. Empty when the codec has no
+    /// contiguous rows or `r` is out of range.
+    #[inline]
+    pub fn row_bytes(&self, r: usize) -> &'a [u8] {
+        let stride = self.row_stride();
+        let bytes = || self.payload.get(self.stored_row(r)? as usize * stride..)?.get(..stride);
+        bytes().unwrap_or(&[])
+    }
+
+    /// Scale of row `r` for integer codecs, 1 for the others and 0 when `r` is out of range.
+    #[inline]
+    pub fn scale(&self, r: usize) -> f32 {
+        if !self.codec.is_integer() {
+            return 1.0;
+        }
+        let bits = || {
+            let scales = self.stored as usize * self.row_stride();
+            let at = self.payload.get(scales + self.stored_row(r)? as usize * 2..)?;
+            at.first_chunk::<2>().copied()
+        };
+        bits().map_or(0.0, |b| f16::from_le_bytes(b).to_f32())
+    }
+
+    /// Decodes row `r` into the first [`Matrix::cols`] places of `out`; zeros when `r` is out of range.
+    pub fn decode_row(&self, r: usize, out: &mut [f32]) {
+        let Some(row) = self.stored_row(r) else {
+            out.fill(0.0);
+            return;
+        };
+        let out = match out.split_at_mut_checked(self.cols()) {
+            Some((out, _)) => out,
+            None => return,
+        };
+        let (stored, cols, payload) = (self.stored, self.cols, self.payload);
+        match &self.codec {
+            Codec::F32 => float::decode_row(Width::F32, self.row_bytes(r), out),
+            Codec::F16 => float::decode_row(Width::F16, self.row_bytes(r), out),
+            Codec::Int8Row => int8::decode_row(self.row_bytes(r), self.scale(r), out),
+            Codec::Ternary2b => ternary::decode_row(Packing::TwoBit, self.row_bytes(r), self.scale(r), out),
+            Codec::Ternary5x8 => {
+                ternary::decode_row(Packing::FiveInEight, self.row_bytes(r), self.scale(r), out);
+            }
+            Codec::SeedLm(p) => seedlm::decode_row(p, stored, cols, payload, row, out),
+            Codec::Vptq(p) => vptq::decode_row(p, stored, cols, payload, row, out),
+            Codec::Hyper(p) => hyper::decode_row(p, stored, cols, payload, row, out),
+        }
+    }
+
+    /// The rows of `range` as a matrix, or `None` when it reaches past the last row.
+    pub fn slice_rows(&self, range: Range<usize>) -> Option<Matrix<'a>> {
+        if range.start > range.end || range.end > self.rows() {
+            return None;
+        }
+        let first = self.first + u32::try_from(range.start).ok()?;
+        Some(Matrix { first, rows: u32::try_from(range.len()).ok()?, ..*self })
+    }
+
+    /// Row `r` of this view as a row of the payload.
+    #[inline]
+    fn stored_row(&self, r: usize) -> Option<u32> {
+        let r = u32::try_from(r).ok()?;
+        (r < self.rows).then(|| self.first + r)
+    }
+}

@@ -1,0 +1,137 @@
+//! `Ternary2b` and `Ternary5x8`: packed trits, row after row, then one f16 scale a row.
+//!
+//! A row takes a whole number of bytes; unused places of its last byte hold the trit 0. A weight is
+//! `trit * scale`. [`Packing::FiveInEight`] writes the base-3 number `v = Σ (trit[n] + 1) · 3^(4−n)` as the
+//! fraction `v / 243` of 256, rounded up, so that a multiplication by 3 pushes the next digit out at the top.
+
+use crate::codec::{scales_valid, split_scales};
+use crate::error::{Error, Result};
+
+/// How trits share a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// Four trits of two bits, the first in the least significant bits, code `trit + 1`.
+    TwoBit,
+    /// Five trits in base 3.
+    FiveInEight,
+}
+
+impl Packing {
+    /// Trits in a byte.
+    pub fn trits(self) -> u32 {
+        match self {
+            Packing::TwoBit => 4,
+            Packing::FiveInEight => 5,
+        }
+    }
+
+    /// The codec's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Packing::TwoBit => "ternary2b",
+            Packing::FiveInEight => "ternary5x8",
+        }
+    }
+
+    /// Bytes of a row of `cols` weights.
+    pub fn row_bytes(self, cols: u32) -> u32 {
+        cols.div_ceil(self.trits())
+    }
+
+    /// Whether `byte` is the encoding of some trits of which all from place `used` on are 0.
+    fn valid(self, byte: u8, used: usize) -> bool {
+        let (canonical, trits) = match self {
+            Packing::TwoBit => (pack4(&unpack4(byte)) == byte, &unpack4(byte)[..]),
+            Packing::FiveInEight => (pack5(&unpack5(byte)) == byte, &unpack5(byte)[..]),
+        };
+        canonical && trits.iter().skip(used).all(|t| *t == 0)
+    }
+}
+
+/// Packs up to four trits; missing ones count as 0. Values outside −1..=1 are clamped.
+pub fn pack4(trits: &[i8]) -> u8 {
+    (0..4).fold(0, |byte, n| byte | code(trits, n) << (2 * n))
+}
+
+/// The four trits of a `Ternary2b` byte. The unused code 3 reads as 1.
+pub fn unpack4(byte: u8) -> [i8; 4] {
+    [0u8, 2, 4, 6].map(|shift| (byte >> shift & 3).min(2).cast_signed() - 1)
+}
+
+/// Packs up to five trits; missing ones count as 0. Values outside −1..=1 are clamped.
+pub fn pack5(trits: &[i8]) -> u8 {
+    let v = (0..5).fold(0u16, |v, n| v * 3 + u16::from(code(trits, n)));
+    // 242 · 256 + 242 over 243 is at most 255.
+    (v * 256).div_ceil(243) as u8
+}
+
+/// The five trits of a `Ternary5x8` byte: digit `n` is what `byte · 3^n mod 256`, times 3, carries past 8 bits.
+pub fn unpack5(byte: u8) -> [i8; 5] {
+    [1u8, 3, 9, 27, 81].map(|power| {
+        let q = u16::from(byte.wrapping_mul(power));
+        ((q * 3) >> 8) as i8 - 1
+    })
+}
+
+/// `trit + 1` of place `n`, 1 when there is none.
+fn code(trits: &[i8], n: usize) -> u8 {
+    trits.get(n).map_or(1, |t| (t.clamp(&-1, &1) + 1).cast_unsigned())
+}
+
+/// Packed rows and two bytes of scale each.
+pub fn payload_len(packing: Packing, rows: u32, cols: u32) -> Option<u64> {
+    u64::from(rows).checked_mul(u64::from(packing.row_bytes(cols)) + 2)
+}
+
+/// Every byte is the encoding of trits, padding is 0, every scale is finite and not negative.
+///
+/// # Errors
+/// [`Error::Codec`].
+pub fn validate(packing: Packing, rows: u32, cols: u32, payload: &[u8]) -> Result<()> {
+    let invalid = Error::Codec(packing.name());
+    let (body, scales) = split_scales(rows, payload).ok_or(invalid)?;
+    let all = packing.trits() as usize;
+    let last = match cols % packing.trits() {
+        0 => all,
+        used => used as usize,
+    };
+    let row_valid = |row: &[u8]| match row.split_last() {
+        Some((tail, full)) => full.iter().all(|b| packing.valid(*b, all)) && packing.valid(*tail, last),
+        None => false,
+    };
+    // max(1): chunks of zero bytes do not exist, and a matrix without columns is refused above.
+    let stride = packing.row_bytes(cols).max(1) as usize;
+    if body.chunks(stride).all(row_valid) && scales_valid(scales) { Ok(()) } else { Err(invalid) }
+}
+
+/// Unpacks one row into trits.
+pub fn unpack_row(packing: Packing, row: &[u8], out: &mut [i8]) {
+    match packing {
+        Packing::TwoBit => {
+            for (o, b) in out.chunks_mut(4).zip(row) {
+                o.iter_mut().zip(unpack4(*b)).for_each(|(o, t)| *o = t);
+            }
+        }
+        Packing::FiveInEight => {
+            for (o, b) in out.chunks_mut(5).zip(row) {
+                o.iter_mut().zip(unpack5(*b)).for_each(|(o, t)| *o = t);
+            }
+        }
+    }
+}
+
+/// Dequantises the bytes of one row.
+pub fn decode_row(packing: Packing, row: &[u8], scale: f32, out: &mut [f32]) {
+    match packing {
+        Packing::TwoBit => {
+            for (o, b) in out.chunks_mut(4).zip(row) {
+                o.iter_mut().zip(unpack4(*b)).for_each(|(o, t)| *o = f32::from(t) * scale);
+            }
+        }
+        Packing::FiveInEight => {
+            for (o, b) in out.chunks_mut(5).zip(row) {
+                o.iter_mut().zip(unpack5(*b)).for_each(|(o, t)| *o = f32::from(t) * scale);
+            }
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! A `.forge` file, read where it lies.
+
+use crate::codec::Matrix;
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::header::{ALIGN, Header, align_up, crc32};
+use crate::manifest::{Content, Head, Section, take};
+use crate::role::Role;
+use crate::tokenizer::TokenizerTable;
+
+/// A view of a whole file whose structure and content have been checked. See `docs/format.md`.
+#[derive(Clone, Debug)]
+pub struct File<'a> {
+    header: Header,
+    config: ModelConfig,
+    sections: Sections<'a>,
+    data: &'a [u8],
+    tokenizer: TokenizerTable<'a>,
+    card: &'a str,
+}
+
+impl<'a> File<'a> {
+    /// Checks everything but the sections' checksums: header, manifest, layout, tensor shapes, the content of
+    /// every payload and the tokenizer table. Takes time linear in the file and no memory; any bytes give `Ok`
+    /// or an error. After it, no accessor can fail. For damage in transit see [`File::verify`].
+    ///
+    /// # Errors
+    /// The [`Error`] of the first check that fails.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self> {
+        let header = Header::parse(bytes)?;
+        let (manifest, data) = header.split(bytes)?;
+        let (head, records) = take::<Head>(manifest)?;
+        head.config.validate()?;
+        let sections = Sections { records, left: head.sections };
+        let mut layout = Layout { sections: sections.clone(), data, end: 0, ahead: None };
+        for (role, layer, shape) in head.config.tensors() {
+            let (section, payload) = layout.next()?.ok_or(Error::Tensor(role.name()))?;
+            check_tensor(&section.content, payload, role, layer, shape)?;
+        }
+        let tokenizer = layout.take(|c| matches!(c, Content::Tokenizer))?;
+        let tokenizer = TokenizerTable::parse(tokenizer.ok_or(Error::Tokenizer("missing"))?)?;
+        if tokenizer.vocab() != head.config.vocab {
+            return Err(Error::Tokenizer("vocabulary differs from the model's"));
+        }
+        let card = match layout.take(|c| matches!(c, Content::Card))? {
+            Some([]) => return Err(Error::Layout),
+            Some(card) => core::str::from_utf8(card).map_err(|_| Error::Card)?,
+            None => "",
+        };
+        layout.finish()?;
+        Ok(Self { header, config: head.config, sections, data, tokenizer, card })
+    }
+
+    /// Checks the CRC-32 of every section.
+    ///
+    /// # Errors
+    /// [`Error::Checksum`] with what the section holds.
+    pub fn verify(&self) -> Result<()> {
+        for section in self.sections() {
+            if crc32(self.section_bytes(&section)) != section.crc {
+                return Err(Error::Checksum(section.content.name()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Shape and hyper-parameters.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Version and lengths.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The tensor of a role and block, or `None` when this model has none. Walks the manifest: look a tensor up
+    /// once, not once a token.
+    pub fn tensor(&self, role: Role, layer: u32) -> Option<Matrix<'a>> {
+        self.sections().find_map(|s| match s.content {
+            Content::Tensor { role: r, layer: l, shape, codec } if (r, l) == (role, layer) => {
+                Some(Matrix::validated(codec, shape, self.section_bytes(&s)))
+            }
+            _ => None,
+        })
+    }
+
+    /// The tokenizer table.
+    pub fn tokenizer(&self) -> TokenizerTable<'a> {
+        self.tokenizer
+    }
+
+    /// The model card, JSON by convention; empty when there is none.
+    pub fn card(&self) -> &'a str {
+        self.card
+    }
+
+    /// The sections in file order.
+    pub fn sections(&self) -> Sections<'a> {
+        self.sections.clone()
+    }
+
+    /// The bytes of one of this file's sections, without padding.
+    pub fn section_bytes(&self, section: &Section) -> &'a [u8] {
+        let start = (section.offset64 as usize).checked_mul(ALIGN);
+        let bytes = start.and_then(|at| self.data.get(at..)).and_then(|b| b.get(..section.len as usize));
+        bytes.unwrap_or(&[])
+    }
+}
+
+/// Decodes section records one at a time.
+#[derive(Clone, Debug)]
+pub struct Sections<'a> {
+    records: &'a [u8],
+    left: u16,
+}
+
+impl Sections<'_> {
+    /// The next record, `None` after the last.
+    fn read(&mut self) -> Result<Option<Section>> {
+        let Some(left) = self.left.checked_sub(1) else {
+            return Ok(None);
+        };
+        let (section, rest) = take::<Section>(self.records)?;
+        (self.records, self.left) = (rest, left);
+        Ok(Some(section))
+    }
+}
+
+impl Iterator for Sections<'_> {
+    type Item = Section;
+
+    fn next(&mut self) -> Option<Section> {
+        // `File::parse` has decoded every record before.
+        self.read().ok().flatten()
+    }
+}
+
+/// Walks the sections while checking that they tile the data area.
+struct Layout<'a> {
+    sections: Sections<'a>,
+    data: &'a [u8],
+    /// End of the previous section.
+    end: usize,
+    /// A section read but not wanted by the last [`Layout::take`].
+    ahead: Option<(Section, &'a [u8])>,
+}
+
+impl<'a> Layout<'a> {
+    /// The next section and its bytes. It must begin at the first aligned place after the previous one, with
+    /// zeros between.
+    fn next(&mut self) -> Result<Option<(Section, &'a [u8])>> {
+        if let Some(ahead) = self.ahead.take() {
+            return Ok(Some(ahead));
+        }
+        let Some(section) = self.sections.read()? else {
+            return Ok(None);
+        };
+        let start = align_up(self.end).ok_or(Error::Layout)?;
+        if (section.offset64 as usize).checked_mul(ALIGN) != Some(start) {
+            return Err(Error::Layout);
+        }
+        let end = start.checked_add(section.len as usize).ok_or(Error::Layout)?;
+        let payload = self.data.get(start..end).ok_or(Error::Layout)?;
+        if self.data.get(self.end..start).ok_or(Error::Layout)?.iter().any(|b| *b != 0) {
+            return Err(Error::Trailing);
+        }
+        self.end = end;
+        Ok(Some((section, payload)))
+    }
+
+    /// The bytes of the next section if it is `wanted`; otherwise it stays next.
+    fn take(&mut self, wanted: impl Fn(&Content) -> bool) -> Result<Option<&'a [u8]>> {
+        self.ahead = self.next()?;
+        match self.ahead {
+            Some((section, bytes)) if wanted(&section.content) => {
+                self.ahead = None;
+                Ok(Some(bytes))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// What is left may only be extras with rising tags; then manifest and data must both be used up.
+    fn finish(mut self) -> Result<()> {
+        let mut last = None;
+        while let Some((section, _)) = self.next()? {
+            match section.content {
+                Content::Extra { tag } if last < Some(tag) => last = Some(tag),
+                Content::Tensor { role, .. } => return Err(Error::Tensor(role.name())),
+                _ => return Err(Error::Manifest),
+            }
+        }
+        if !self.sections.records.is_empty() {
+            return Err(Error::Manifest);
+        }
+        if self.end != self.data.len() {
+            return Err(Error::Trailing);
+        }
+        Ok(())
+    }
+}
+
+/// The section must hold exactly this tensor, in a codec its role allows, with a valid payload.
+fn check_tensor(content: &Content, payload: &[u8], role: Role, layer: u32, shape: [u32; 2]) -> Result<()> {
+    match content {
+        Content::Tensor { role: r, layer: l, shape: s, codec }
+            if (*r, *l, *s) == (role, layer, shape) && codec.allowed(role.kind()) =>
+        {
+            Matrix::new(*codec, shape, payload).map(|_| ())
+        }
+        _ => Err(Error::Tensor(role.name())),
+    }
+}

@@ -1,0 +1,148 @@
+//! Writes a `.forge` file.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::Serialize;
+
+use crate::codec::Codec;
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::file::File;
+use crate::header::{ALIGN, HEADER_LEN, Header, align_up, crc32};
+use crate::manifest::{Content, Head, RECORD_MAX, Section};
+use crate::role::Role;
+
+/// Collects the parts of a file, in any order.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    config: ModelConfig,
+    tensors: BTreeMap<(Role, u32), (Codec, Vec<u8>)>,
+    repeated: Option<Role>,
+    tokenizer: Vec<u8>,
+    card: String,
+    extras: BTreeMap<u32, Vec<u8>>,
+}
+
+impl Writer {
+    /// A file for a model of this shape.
+    pub fn new(config: ModelConfig) -> Self {
+        Self {
+            config,
+            tensors: BTreeMap::new(),
+            repeated: None,
+            tokenizer: Vec::new(),
+            card: String::new(),
+            extras: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a coded tensor; its shape follows from role and config.
+    #[must_use]
+    pub fn tensor(mut self, role: Role, layer: u32, codec: Codec, payload: Vec<u8>) -> Self {
+        if self.tensors.insert((role, layer), (codec, payload)).is_some() {
+            self.repeated = Some(role);
+        }
+        self
+    }
+
+    /// Sets the tokenizer table.
+    #[must_use]
+    pub fn tokenizer(mut self, table: impl Into<Vec<u8>>) -> Self {
+        self.tokenizer = table.into();
+        self
+    }
+
+    /// Sets the model card, JSON by convention; an empty one is left out of the file.
+    #[must_use]
+    pub fn card(mut self, card: impl Into<String>) -> Self {
+        self.card = card.into();
+        self
+    }
+
+    /// Adds data that readers may skip.
+    #[must_use]
+    pub fn extra(mut self, tag: u32, bytes: impl Into<Vec<u8>>) -> Self {
+        self.extras.insert(tag, bytes.into());
+        self
+    }
+
+    /// The file. The same parts give the same bytes, in whatever order they were added.
+    ///
+    /// # Errors
+    /// The [`Error`] with which [`File::parse`] would refuse the result.
+    pub fn finish(self) -> Result<Vec<u8>> {
+        self.config.validate()?;
+        if let Some(role) = self.repeated {
+            return Err(Error::Tensor(role.name()));
+        }
+        let (sections, data) = self.lay_out()?;
+        let count = u16::try_from(sections.len()).map_err(|_| Error::Layout)?;
+        let mut manifest = Vec::new();
+        put(&mut manifest, &Head { config: self.config, sections: count })?;
+        for section in &sections {
+            put(&mut manifest, section)?;
+        }
+        let header = Header::new(&manifest, data.len() as u64)?;
+        let mut out = Vec::with_capacity(header.data_offset as usize + data.len());
+        out.extend(header.to_bytes());
+        debug_assert_eq!(out.len(), HEADER_LEN);
+        out.extend(manifest);
+        out.resize(header.data_offset as usize, 0);
+        out.extend(data);
+        File::parse(&out)?;
+        Ok(out)
+    }
+
+    /// Places the sections in file order.
+    fn lay_out(&self) -> Result<(Vec<Section>, Vec<u8>)> {
+        let mut area = Area { sections: Vec::new(), data: Vec::new() };
+        let mut left = self.tensors.len();
+        for (role, layer, shape) in self.config.tensors() {
+            let missing = Error::Tensor(role.name());
+            let (codec, payload) = self.tensors.get(&(role, layer)).ok_or(missing)?;
+            area.push(Content::Tensor { role, layer, shape, codec: *codec }, payload)?;
+            left = left.saturating_sub(1);
+        }
+        if left > 0 {
+            let stray = |(role, layer): &&(Role, u32)| role.shape(&self.config, *layer).is_none();
+            let role = self.tensors.keys().find(stray).map_or("", |(role, _)| role.name());
+            return Err(Error::Tensor(role));
+        }
+        area.push(Content::Tokenizer, &self.tokenizer)?;
+        if !self.card.is_empty() {
+            area.push(Content::Card, self.card.as_bytes())?;
+        }
+        for (tag, bytes) in &self.extras {
+            area.push(Content::Extra { tag: *tag }, bytes)?;
+        }
+        Ok((area.sections, area.data))
+    }
+}
+
+/// The data area under construction.
+struct Area {
+    sections: Vec<Section>,
+    data: Vec<u8>,
+}
+
+impl Area {
+    fn push(&mut self, content: Content, bytes: &[u8]) -> Result<()> {
+        let start = align_up(self.data.len()).ok_or(Error::Layout)?;
+        let offset64 = u32::try_from(start / ALIGN).map_err(|_| Error::Layout)?;
+        let len = u32::try_from(bytes.len()).map_err(|_| Error::Layout)?;
+        self.data.resize(start, 0);
+        self.data.extend(bytes);
+        self.sections.push(Section { content, offset64, len, crc: crc32(bytes) });
+        Ok(())
+    }
+}
+
+/// Appends a record to the manifest.
+fn put<T: Serialize>(manifest: &mut Vec<u8>, record: &T) -> Result<()> {
+    let mut buffer = [0; RECORD_MAX];
+    let bytes = postcard::to_slice(record, &mut buffer).map_err(|_| Error::Manifest)?;
+    manifest.extend_from_slice(bytes);
+    Ok(())
+}
