@@ -5,7 +5,6 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use forge_formats::role::Role;
 
-use super::math;
 use super::network::Network;
 use super::ops::attention::Attention;
 use super::ops::carry::{Carry, HaltLogit};
@@ -18,6 +17,7 @@ use super::ops::quant::QuantWeight;
 use super::ops::rope::Rope;
 use super::ops::{apply1, apply2, apply3};
 use crate::error::{Error, Result};
+use forge_runtime::math;
 
 /// What a forward pass should do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::gemm::{Mat, MatMut, Threads, multiply};
 use super::rope::Rope;
 use super::simd::vectorise;
 use super::{Arg, Op};
-use crate::nn::math;
+use forge_runtime::math;
 
 /// Query positions handled at once; keys beyond the window of the block are never touched.
 const BLOCK: usize = 64;
@@ -102,7 +102,7 @@ impl Attention {
                 let (scores, after) = rest.split_at_mut(seen.len());
                 before.fill(0.0);
                 after.fill(0.0);
-                let max = max(scores);
+                let max = math::max(scores);
                 scores.iter_mut().for_each(|s| *s = math::exp(*s - max));
                 *inverse = 1.0 / math::sum16(scores);
             }
@@ -220,11 +220,6 @@ struct Scratch {
     inverse: Vec<f32>,
     dq: Vec<f32>,
     dk: Vec<f32>,
-}
-
-#[inline(always)]
-fn max(x: &[f32]) -> f32 {
-    x.iter().fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m })
 }
 
 impl Op<1> for Attention {

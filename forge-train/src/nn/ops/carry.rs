@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::norm::{inverse_rms, normalise_backward};
 use super::simd::vectorise;
 use super::{Arg, Op, ROWS, add_partials};
-use crate::nn::math;
+use forge_runtime::math;
 
 /// `dot(halt[..d], norm(y)) + halt[d]`; operands `y [n, d]` and `halt [1, d + 1]`, result `[n]`.
 pub(crate) struct HaltLogit {

@@ -2,7 +2,7 @@
 
 use forge_formats::config::Activation;
 
-use crate::nn::math;
+use forge_runtime::math;
 
 /// Function of a row applied ahead of the norm of a linear map.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::simd::vectorise;
 use super::{Arg, Op, ROWS};
-use crate::nn::math;
+use forge_runtime::math;
 
 /// `Σ w·loss / Σ w` of a batch, 0 when no weight is positive.
 #[derive(Clone)]
@@ -86,25 +86,10 @@ impl Weighting {
     }
 }
 
-#[inline(always)]
-fn maximum(x: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    let chunks = x.chunks_exact(16);
-    for (lane, v) in lanes.iter_mut().zip(chunks.remainder()) {
-        *lane = *v;
-    }
-    for chunk in chunks {
-        for (lane, v) in lanes.iter_mut().zip(chunk) {
-            *lane = if *v > *lane { *v } else { *lane };
-        }
-    }
-    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
-}
-
 /// Writes `exp((x − max x) · inverse_temperature)`; returns its sum and the maximum.
 #[inline(always)]
 fn exponentials(x: &[f32], inverse_temperature: f32, e: &mut [f32]) -> (f32, f32) {
-    let max = maximum(x);
+    let max = math::max(x);
     for (e, x) in e.iter_mut().zip(x) {
         *e = math::exp((x - max) * inverse_temperature);
     }

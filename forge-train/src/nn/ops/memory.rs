@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::simd::vectorise;
 use super::{Arg, Op, ROWS, add_partials};
-use crate::nn::math;
+use forge_runtime::math;
 
 /// `M_t = M_{t−1} + sigmoid(r_t + bias) ⊙ (v_t − M_{t−1})` from `M_{−1} = 0`, along each sequence; operands
 /// `v ‖ r [b·t, 2 mem]` and `bias [1, mem]`, result `[b·t, mem]`.

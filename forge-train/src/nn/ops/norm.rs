@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::simd::vectorise;
 use super::{Arg, Op, ROWS, add_partials};
-use crate::nn::math;
+use forge_runtime::math;
 
 /// `1 / sqrt(mean(x²) + eps)`.
 #[inline(always)]

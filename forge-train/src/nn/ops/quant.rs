@@ -3,8 +3,8 @@
 
 use rayon::prelude::*;
 
-use crate::nn::codec::{int8_row, ternary_row};
-use crate::nn::math;
+use forge_formats::codec::encode::{int8_row, ternary_row};
+use forge_runtime::math;
 
 /// Integer grid of a weight matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

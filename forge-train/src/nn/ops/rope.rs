@@ -1,6 +1,6 @@
 //! Rotary position embedding (Su et al. 2021) in half-split layout, with the frequencies of docs/numerics.md.
 
-use crate::nn::math;
+use forge_runtime::math;
 
 /// log2(2π): frequencies are in turns, not radians.
 const LOG2_TAU: f32 = 2.651_496_2;
