@@ -79,9 +79,13 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Usage { hint, .. } => Some(hint.clone()),
-            Error::Model { .. } => Some("copy the file again, or make it again with `forge-train pipeline`".into()),
+            Error::Model { .. } => {
+                Some("copy the file again, or make it again with `forge-train pipeline`".into())
+            }
             Error::Io { action: "read", .. } => Some("check the path and its permissions".into()),
-            Error::Io { .. } => Some("check that the directory exists, is writable and has free space".into()),
+            Error::Io { .. } => {
+                Some("check that the directory exists, is writable and has free space".into())
+            }
             Error::Data { .. } => Some("mend or delete that line; formats are listed in docs/data.md".into()),
             Error::Artifact(_) => Some("run the session again without `--resume`".into()),
             _ => None,

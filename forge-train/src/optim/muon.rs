@@ -73,12 +73,7 @@ pub struct Muon {
 impl Muon {
     /// An optimiser without history for models of this shape.
     pub fn new(config: MuonConfig, model: &ModelConfig) -> Self {
-        Self {
-            config,
-            model: model.clone(),
-            momentum: BTreeMap::new(),
-            rest: AdamW::new(config.rest),
-        }
+        Self { config, model: model.clone(), momentum: BTreeMap::new(), rest: AdamW::new(config.rest) }
     }
 
     /// Rows of the parts a fused projection consists of.
