@@ -6,7 +6,7 @@ pub mod loss;
 mod network;
 mod ops;
 
-pub use forward::{Forward, ForwardOptions};
+pub use forward::{Forward, ForwardOptions, Observer};
 pub use network::{Network, Precision, Projections, Tables};
 pub(crate) use ops::gemm;
 pub(crate) use ops::simd::vectorise;

@@ -1,6 +1,8 @@
 //! Phase 4, BitNet b1.58 (Ma et al. 2024, arXiv 2402.17764): ternary projections, everything else preserved by
 //! role, packed and measured as a file. The latent weights are handed on untouched for phase 5.
 
+use std::collections::BTreeMap;
+
 use forge_formats::codec::encode::ternary_row;
 use forge_formats::file::File;
 use forge_formats::role::{Role, RoleKind};
@@ -12,7 +14,7 @@ use crate::nn::Precision;
 use crate::phases::calibration::input_moments;
 use crate::phases::common::{self, Prompting};
 use crate::pipeline::{ArtifactKind, Gate, Phase, PhaseContext, PhaseId, PhaseOutput};
-use crate::weights::Weights;
+use crate::weights::{Key, Matrix, Weights};
 
 /// The phase.
 pub struct BitNet;
@@ -42,7 +44,7 @@ impl Phase for BitNet {
         let artifacts = vec![
             ("model".into(), emitted.artifact),
             ("latent".into(), ctx.store.put_weights(&latent)?),
-            ("calibration".into(), ctx.store.put_tensors(ArtifactKind::Calibration, &calibration)?),
+            ("calibration".into(), ctx.store.put_bytes(ArtifactKind::Calibration, &calibration_json(&calibration))?),
         ];
         Ok(PhaseOutput {
             artifacts,
@@ -90,6 +92,13 @@ fn zero_share(weights: &Weights) -> f64 {
         }
     }
     zeros as f64 / total.max(1) as f64
+}
+
+/// The moments as JSON: `{"qkv.0": [...], ...}`.
+fn calibration_json(moments: &BTreeMap<Key, Matrix>) -> Vec<u8> {
+    let named: BTreeMap<String, &[f32]> =
+        moments.iter().map(|((role, l), m)| (format!("{}.{l}", role.name()), m.data.as_slice())).collect();
+    serde_json::to_vec(&named).expect("finite numbers are JSON")
 }
 
 /// Training sequences that activations are observed on.

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{D, Device, Tensor};
+use candle_core::Device;
 
 use crate::data::Sequence;
 use crate::data::batch::collate;
 use crate::engine::objective::batch_ids;
 use crate::error::Result;
-use crate::nn::{ForwardOptions, Network, Precision};
+use crate::nn::{Network, Precision};
 use crate::pipeline::PhaseContext;
 use crate::weights::{Key, Matrix, Weights};
 
@@ -30,17 +30,14 @@ pub fn input_moments(
         let real: Vec<bool> = (0..batch.rows * batch.cols)
             .map(|i| i % batch.cols < chunk[i / batch.cols].ids.len())
             .collect();
-        let mut record = |key: Key, x: &Tensor| -> Result<()> {
-            let cols = x.dim(D::Minus1)?;
-            let values = x.flatten_all()?.to_vec1::<f32>()?;
+        let mut record = |key: Key, values: &[f32], cols: usize| {
             let (sums, count) = moments.entry(key).or_insert_with(|| (vec![0.0; cols], 0.0));
             for (row, _) in values.chunks_exact(cols).zip(&real).filter(|(_, real)| **real) {
                 sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v) * f64::from(*v));
                 *count += 1.0;
             }
-            Ok(())
         };
-        network.forward_observed(&batch_ids(&batch)?, ForwardOptions { halting: false }, &mut record)?;
+        network.forward_observed(&batch_ids(&batch)?, &mut record)?;
     }
     Ok(moments
         .into_iter()

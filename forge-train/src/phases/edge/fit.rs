@@ -47,7 +47,7 @@ impl Phase for Edge {
 /// Importance of every feed-forward channel of every block: root mean square of its activation on the baked
 /// behaviours times the norm of its outgoing weights (Wanda's score summed over a structure).
 fn channel_importance(ctx: &PhaseContext<'_>, weights: &Weights) -> Result<Vec<Vec<f32>>> {
-    let moments = super::super::calibration::input_moments(
+    let moments = crate::phases::calibration::input_moments(
         ctx,
         weights,
         Precision::TERNARY,
