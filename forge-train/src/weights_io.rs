@@ -9,7 +9,7 @@ use forge_formats::role::Role;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::error::{Error, Result};
-use crate::weights::{Matrix, Weights};
+use crate::weights::{Key, Matrix, Weights};
 
 /// Metadata key of the model's config.
 const CONFIG: &str = "config";
@@ -21,9 +21,36 @@ const CONFIG: &str = "config";
 pub fn to_bytes(weights: &Weights) -> Result<Vec<u8>> {
     let config = serde_json::to_string(&weights.config).map_err(|e| damaged(&e))?;
     // One entry only: the map's order cannot show in the bytes.
-    let metadata = HashMap::from([(CONFIG.to_owned(), config)]);
-    let payloads: Vec<(String, [usize; 2], Vec<u8>)> = weights
-        .tensors
+    serialise(&weights.tensors, Some(HashMap::from([(CONFIG.to_owned(), config)])))
+}
+
+/// Serialises matrices that are not a whole model.
+///
+/// # Errors
+/// As [`to_bytes`].
+pub fn tensors_to_bytes(tensors: &BTreeMap<Key, Matrix>) -> Result<Vec<u8>> {
+    serialise(tensors, None)
+}
+
+/// Reads what [`tensors_to_bytes`] wrote.
+///
+/// # Errors
+/// [`Error::Artifact`] when the bytes are not safetensors of f32 matrices named by role.
+pub fn tensors_from_bytes(bytes: &[u8]) -> Result<BTreeMap<Key, Matrix>> {
+    let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(&e))?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.iter() {
+        let key = key(name).ok_or_else(|| Error::Artifact(format!("tensors: no role is called {name}")))?;
+        let [rows, cols] = *view.shape() else {
+            return Err(Error::Artifact(format!("tensors: {name} is not a matrix")));
+        };
+        tensors.insert(key, read(&view, name, rows, cols)?);
+    }
+    Ok(tensors)
+}
+
+fn serialise(tensors: &BTreeMap<Key, Matrix>, metadata: Option<HashMap<String, String>>) -> Result<Vec<u8>> {
+    let payloads: Vec<(String, [usize; 2], Vec<u8>)> = tensors
         .iter()
         .map(|(&(role, layer), m)| (name(role, layer), [m.rows, m.cols], little_endian(&m.data)))
         .collect();
@@ -33,7 +60,16 @@ pub fn to_bytes(weights: &Weights) -> Result<Vec<u8>> {
             .map_err(|e| Error::Artifact(format!("weights: {name}: {e}")))?;
         views.push((name.as_str(), view));
     }
-    safetensors::serialize(views, Some(metadata)).map_err(|e| damaged(&e))
+    safetensors::serialize(views, metadata).map_err(|e| damaged(&e))
+}
+
+fn read(view: &TensorView<'_>, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
+    if view.dtype() != Dtype::F32 || view.shape() != [rows, cols] {
+        let found = format!("{:?} {:?}", view.dtype(), view.shape());
+        return Err(Error::Artifact(format!("weights: {name} is {found}, expected F32 [{rows}, {cols}]")));
+    }
+    let data = view.data().as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect();
+    Ok(Matrix { rows, cols, data })
 }
 
 /// Reads what [`to_bytes`] wrote.
@@ -48,12 +84,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Weights> {
         let name = name(role, layer);
         let view = file.tensor(&name).map_err(|_| Error::Artifact(format!("weights: {name} is missing")))?;
         let [rows, cols] = shape.map(|n| n as usize);
-        if view.dtype() != Dtype::F32 || view.shape() != [rows, cols] {
-            let found = format!("{:?} {:?}", view.dtype(), view.shape());
-            return Err(Error::Artifact(format!("weights: {name} is {found}, expected F32 {shape:?}")));
-        }
-        let data = view.data().as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect();
-        tensors.insert((role, layer), Matrix { rows, cols, data });
+        tensors.insert((role, layer), read(&view, &name, rows, cols)?);
     }
     if let Some(extra) = file.names().iter().find(|n| !tensors.keys().any(|&(r, l)| name(r, l) == **n)) {
         return Err(Error::Artifact(format!("weights: {extra} is not part of this model")));
@@ -76,6 +107,11 @@ pub fn read_config(bytes: &[u8]) -> Result<ModelConfig> {
 
 fn name(role: Role, layer: u32) -> String {
     format!("{}.{layer}", role.name())
+}
+
+fn key(name: &str) -> Option<Key> {
+    let (role, layer) = name.split_once('.')?;
+    Some((Role::ALL.into_iter().find(|r| r.name() == role)?, layer.parse().ok()?))
 }
 
 fn little_endian(values: &[f32]) -> Vec<u8> {
@@ -112,6 +148,21 @@ mod tests {
         assert_eq!(to_bytes(&again).unwrap(), bytes);
         let file = SafeTensors::deserialize(&bytes).unwrap();
         assert_eq!(file.tensor("qkv.1").unwrap().shape(), [256, 16]);
+    }
+
+    #[test]
+    fn loose_tensors_round_trip() {
+        let tensors = BTreeMap::from([
+            ((Role::Down, 1), Matrix { rows: 1, cols: 2, data: vec![1.0, -2.0] }),
+            ((Role::Qkv, 0), Matrix { rows: 2, cols: 1, data: vec![3.0, f32::MIN_POSITIVE] }),
+        ]);
+        let bytes = tensors_to_bytes(&tensors).unwrap();
+        assert_eq!(tensors_from_bytes(&bytes).unwrap(), tensors);
+        let view = TensorView::new(Dtype::F32, vec![1], &[0; 4]).unwrap();
+        for name in ["nothing.0", "down.x", "down.0"] {
+            let bytes = safetensors::serialize([(name, &view)], None).unwrap();
+            assert!(tensors_from_bytes(&bytes).is_err(), "{name}");
+        }
     }
 
     #[test]

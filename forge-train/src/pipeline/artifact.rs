@@ -3,6 +3,7 @@
 //! A stored artifact is acknowledged in one order: temporary file, `fsync`, rename, `fsync` of the directory,
 //! registry row. A row therefore always has its file; a file without a row is harmless and taken over.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::pipeline::durable;
 use crate::pipeline::phase::{ArtifactKind, ArtifactRef};
 use crate::registry::{NewSession, Registry};
-use crate::weights::Weights;
+use crate::weights::{Key, Matrix, Weights};
 use crate::weights_io;
 
 /// Directory of the artifacts inside a session.
@@ -107,6 +108,22 @@ impl ArtifactStore {
             return Err(Error::Artifact(format!("`{}` does not hold weights", artifact.file)));
         }
         weights_io::from_bytes(&self.bytes(artifact)?)
+    }
+
+    /// Stores matrices that are not a whole model: calibration statistics, masks.
+    ///
+    /// # Errors
+    /// As [`ArtifactStore::put_bytes`].
+    pub fn put_tensors(&self, kind: ArtifactKind, tensors: &BTreeMap<Key, Matrix>) -> Result<ArtifactRef> {
+        self.put_bytes(kind, &weights_io::tensors_to_bytes(tensors)?)
+    }
+
+    /// The matrices stored by [`ArtifactStore::put_tensors`].
+    ///
+    /// # Errors
+    /// [`Error::Artifact`] when they are missing, damaged or of another kind.
+    pub fn tensors(&self, artifact: &ArtifactRef) -> Result<BTreeMap<Key, Matrix>> {
+        weights_io::tensors_from_bytes(&self.bytes(artifact)?)
     }
 
     /// Where the artifact's file is.

@@ -1,7 +1,7 @@
 //! Checkpoints inside a phase.
 //!
-//! A file is the magic `FORGECK1`, the header's length as u32, the header as JSON (stage, step, metadata, names and
-//! lengths of the tensors), the f32 values of all tensors in that order, and the SHA-256 of everything before it.
+//! A file is the magic `FORGECK1`, the header's length as u32, the header as JSON (stage, step, names and lengths
+//! of the values), the f32 values in that order, and the SHA-256 of everything before it.
 //! All numbers are little-endian.
 
 use std::collections::BTreeMap;
@@ -29,9 +29,7 @@ pub struct Checkpoint {
     /// Steps done.
     pub step: u64,
     /// Values by name: weights, optimiser state, averages.
-    pub tensors: BTreeMap<String, Vec<f32>>,
-    /// Everything that is not an f32: best value so far, level, counters.
-    pub meta: BTreeMap<String, String>,
+    pub state: BTreeMap<String, Vec<f32>>,
     /// What the user should know: newer checkpoints that were damaged and skipped.
     pub note: Option<String>,
 }
@@ -40,8 +38,7 @@ pub struct Checkpoint {
 struct Header {
     stage: String,
     step: u64,
-    meta: BTreeMap<String, String>,
-    tensors: Vec<(String, u64)>,
+    values: Vec<(String, u64)>,
 }
 
 /// The checkpoints of one phase of a session.
@@ -68,18 +65,12 @@ impl CheckpointDir {
     /// # Errors
     /// [`Error::Config`] when `stage` is not made of `a-z 0-9 _`, [`Error::Io`] when the file cannot be written; the
     /// earlier checkpoints are untouched then.
-    pub fn save(
-        &self,
-        stage: &str,
-        step: u64,
-        tensors: &BTreeMap<String, Vec<f32>>,
-        meta: &BTreeMap<String, String>,
-    ) -> Result<()> {
+    pub fn save(&self, stage: &str, step: u64, state: &BTreeMap<String, Vec<f32>>) -> Result<()> {
         check_stage(stage)?;
         fs::create_dir_all(&self.directory).map_err(Error::io("create", &self.directory))?;
-        let sizes = tensors.iter().map(|(name, values)| (name.clone(), values.len() as u64)).collect();
-        let header = Header { stage: stage.to_owned(), step, meta: meta.clone(), tensors: sizes };
-        durable::write(&self.path(stage, step), &[&encode(&header, tensors)?])?;
+        let values = state.iter().map(|(name, values)| (name.clone(), values.len() as u64)).collect();
+        let header = Header { stage: stage.to_owned(), step, values };
+        durable::write(&self.path(stage, step), &[&encode(&header, state)?])?;
         for old in self.steps(stage)?.into_iter().skip(KEEP) {
             let path = self.path(stage, old);
             fs::remove_file(&path).map_err(Error::io("remove", path))?;
@@ -156,15 +147,15 @@ fn note(damaged: &[String], step: u64) -> Option<String> {
     (!damaged.is_empty()).then(|| format!("{went_back}: {}", damaged.join("; ")))
 }
 
-fn encode(header: &Header, tensors: &BTreeMap<String, Vec<f32>>) -> Result<Vec<u8>> {
+fn encode(header: &Header, state: &BTreeMap<String, Vec<f32>>) -> Result<Vec<u8>> {
     let json = serde_json::to_vec(header).map_err(|e| Error::Artifact(format!("checkpoint header: {e}")))?;
-    let values: usize = tensors.values().map(Vec::len).sum();
-    let mut bytes = Vec::with_capacity(MAGIC.len() + 4 + json.len() + 4 * values + HASH);
+    let count: usize = state.values().map(Vec::len).sum();
+    let mut bytes = Vec::with_capacity(MAGIC.len() + 4 + json.len() + 4 * count + HASH);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&(json.len() as u32).to_le_bytes());
     bytes.extend_from_slice(&json);
-    for tensor in tensors.values() {
-        tensor.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+    for values in state.values() {
+        values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
     }
     let hash = Sha256::digest(&bytes);
     bytes.extend_from_slice(&hash);
@@ -180,38 +171,33 @@ fn decode(bytes: &[u8]) -> std::result::Result<Checkpoint, String> {
     let (length, rest) = rest.split_first_chunk::<4>().ok_or("no header")?;
     let (json, mut rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or("no header")?;
     let header: Header = serde_json::from_slice(json).map_err(|e| e.to_string())?;
-    let mut tensors = BTreeMap::new();
-    for (name, count) in header.tensors {
-        let length =
-            usize::try_from(count).ok().and_then(|n| n.checked_mul(4)).ok_or("a tensor is too long")?;
-        let (values, after) = rest.split_at_checked(length).ok_or("a tensor is cut off")?;
+    let mut state = BTreeMap::new();
+    for (name, count) in header.values {
+        let length = usize::try_from(count).ok().and_then(|n| n.checked_mul(4)).ok_or("a value is too long")?;
+        let (values, after) = rest.split_at_checked(length).ok_or("a value is cut off")?;
         let value = |chunk: &[u8; 4]| f32::from_le_bytes(*chunk);
-        tensors.insert(name, values.as_chunks::<4>().0.iter().map(value).collect());
+        state.insert(name, values.as_chunks::<4>().0.iter().map(value).collect());
         rest = after;
     }
     if !rest.is_empty() {
-        return Err("bytes after the last tensor".into());
+        return Err("bytes after the last value".into());
     }
-    Ok(Checkpoint { stage: header.stage, step: header.step, tensors, meta: header.meta, note: None })
+    Ok(Checkpoint { stage: header.stage, step: header.step, state, note: None })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn tensors(value: f32) -> BTreeMap<String, Vec<f32>> {
+    fn state(value: f32) -> BTreeMap<String, Vec<f32>> {
         BTreeMap::from([("m".into(), vec![value, f32::NAN, -0.0]), ("empty".into(), Vec::new())])
-    }
-
-    fn meta() -> BTreeMap<String, String> {
-        BTreeMap::from([("best".into(), "0.5".into())])
     }
 
     fn saved(steps: &[u64]) -> (tempfile::TempDir, CheckpointDir) {
         let dir = tempfile::tempdir().unwrap();
         let checkpoints = CheckpointDir::open(&dir.path().join("phase1")).unwrap();
         for &step in steps {
-            checkpoints.save("trunk", step, &tensors(step as f32), &meta()).unwrap();
+            checkpoints.save("trunk", step, &state(step as f32)).unwrap();
         }
         (dir, checkpoints)
     }
@@ -220,17 +206,17 @@ mod tests {
     fn what_is_saved_is_loaded_bit_for_bit() {
         let (_dir, checkpoints) = saved(&[7]);
         let found = checkpoints.latest("trunk").unwrap().unwrap();
-        assert_eq!((found.step, found.meta, found.note), (7, meta(), None));
+        assert_eq!((found.step, found.note), (7, None));
         let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-        assert_eq!(bits(&found.tensors["m"]), bits(&tensors(7.0)["m"]));
-        assert!(found.tensors["empty"].is_empty());
+        assert_eq!(bits(&found.state["m"]), bits(&state(7.0)["m"]));
+        assert!(found.state["empty"].is_empty());
         assert_eq!(checkpoints.latest("branch").unwrap(), None);
     }
 
     #[test]
     fn the_newest_five_of_each_stage_are_kept() {
         let (_dir, checkpoints) = saved(&[1, 2, 30, 4, 5, 6, 100]);
-        checkpoints.save("branch", 1, &tensors(0.0), &meta()).unwrap();
+        checkpoints.save("branch", 1, &state(0.0)).unwrap();
         assert_eq!(checkpoints.steps("trunk").unwrap(), [100, 30, 6, 5, 4]);
         assert_eq!(checkpoints.steps("branch").unwrap(), [1]);
         checkpoints.clear().unwrap();
@@ -260,7 +246,7 @@ mod tests {
     #[test]
     fn stages_cannot_leave_the_directory() {
         let (_dir, checkpoints) = saved(&[]);
-        assert!(checkpoints.save("../trunk", 1, &tensors(0.0), &meta()).is_err());
+        assert!(checkpoints.save("../trunk", 1, &state(0.0)).is_err());
         assert!(checkpoints.latest("").is_err());
     }
 

@@ -6,6 +6,7 @@
 pub mod artifact;
 pub mod checkpoint;
 pub mod durable;
+pub mod handoff;
 pub mod phase;
 pub mod stop;
 

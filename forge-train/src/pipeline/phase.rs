@@ -199,6 +199,18 @@ impl Gate {
     pub fn open(&self) -> bool {
         self.passed || self.fallback.is_some()
     }
+
+    /// A gate whose rule was not met and whose fallback was taken. `outcome` says what was measured and, behind its
+    /// last semicolon, what was done instead: `"2.41 against 2.35; the best parent is kept"`.
+    pub fn fell_back(rule: &str, outcome: &str) -> Self {
+        let (measured, fallback) = outcome.rsplit_once("; ").unwrap_or((outcome, outcome));
+        Self {
+            passed: false,
+            rule: rule.to_owned(),
+            measured: measured.to_owned(),
+            fallback: Some(fallback.to_owned()),
+        }
+    }
 }
 
 /// What a phase hands on: a pure function of its inputs, config, data and seed. It holds no times, paths or
