@@ -32,6 +32,8 @@ pub mod session;
 #[doc(hidden)]
 pub mod testing;
 pub mod tokenizer;
+#[cfg(feature = "alloc")]
+pub mod workspace;
 
 pub use error::{Error, Result};
 pub use forge_formats::ModelConfig;
@@ -40,3 +42,5 @@ pub use model::Model;
 pub use sampler::Sampler;
 pub use session::Session;
 pub use tokenizer::Tokenizer;
+#[cfg(feature = "alloc")]
+pub use workspace::Workspace;

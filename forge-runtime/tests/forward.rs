@@ -3,11 +3,11 @@
 mod common;
 
 use common::reference::Reference;
-use common::{CODECS, Memory, full, plain, random_config, run, steps, tokens};
+use common::{CODECS, full, plain, random_config, run, steps, tokens};
 use forge_formats::ModelConfig;
 use forge_formats::codec::encode::Simple;
 use forge_runtime::testing::{Noise, random_model};
-use forge_runtime::{Error, Model, Session};
+use forge_runtime::{Error, Model, Session, Workspace};
 
 /// Compares every logit of a run to the bit; returns how often each number of recursions was used.
 fn agree(config: &ModelConfig, codec: Simple, seed: u64) -> [usize; 4] {
@@ -110,7 +110,7 @@ fn the_memory_outlasts_the_window() {
 fn reset_gives_the_same_logits_again() {
     let bytes = random_model(&full(), 8, Simple::Ternary5x8);
     let model = Model::parse(&bytes).unwrap();
-    let mut memory = Memory::of(&model);
+    let mut memory = Workspace::new(&model);
     let mut session = Session::new(&model, memory.bytes()).unwrap();
     let a = tokens(15, full().vocab, 8);
     let first = steps(&mut session, &a);
@@ -126,7 +126,7 @@ fn feeding_equals_stepping() {
     let bytes = random_model(&full(), 9, Simple::Ternary2b);
     let model = Model::parse(&bytes).unwrap();
     let a = tokens(10, full().vocab, 9);
-    let mut memory = Memory::of(&model);
+    let mut memory = Workspace::new(&model);
     let mut session = Session::new(&model, memory.bytes()).unwrap();
     let want = steps(&mut session, &a);
     session.reset();
@@ -140,7 +140,7 @@ fn the_workspace_is_exact() {
         let bytes = random_model(&config, 10, Simple::Ternary2b);
         let model = Model::parse(&bytes).unwrap();
         let n = model.workspace();
-        let mut memory = Memory::of(&model);
+        let mut memory = Workspace::new(&model);
         assert_eq!(n % 4, 0);
         assert!(Session::new(&model, &mut memory.bytes()[..n]).is_ok());
         assert_eq!(Session::new(&model, &mut memory.bytes()[..n - 1]).unwrap_err(), Error::Buffer);
@@ -154,7 +154,7 @@ fn the_workspace_is_exact() {
 fn tokens_outside_the_vocabulary_are_refused() {
     let bytes = random_model(&plain(), 11, Simple::Ternary2b);
     let model = Model::parse(&bytes).unwrap();
-    let mut memory = Memory::of(&model);
+    let mut memory = Workspace::new(&model);
     let mut session = Session::new(&model, memory.bytes()).unwrap();
     assert_eq!(session.step(300).unwrap_err(), Error::Token(300));
     assert_eq!(session.position(), 0);

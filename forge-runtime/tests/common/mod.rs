@@ -7,7 +7,7 @@ use forge_formats::ModelConfig;
 use forge_formats::codec::encode::Simple;
 use forge_formats::config::Activation;
 use forge_runtime::testing::Noise;
-use forge_runtime::{Model, Session};
+use forge_runtime::{Model, Session, Workspace};
 
 /// Every codec that needs no search.
 pub(crate) const CODECS: [Simple; 5] =
@@ -75,23 +75,10 @@ pub(crate) fn tokens(n: usize, vocab: u32, seed: u64) -> Vec<u16> {
     (0..n).map(|_| noise.below(vocab as usize) as u16).collect()
 }
 
-/// Memory for a session, aligned as it must be, filled with rubbish.
-pub(crate) struct Memory(Vec<u32>);
-
-impl Memory {
-    pub(crate) fn of(model: &Model<'_>) -> Self {
-        Self(vec![0x7FC0_1234; model.workspace().div_ceil(4)])
-    }
-
-    pub(crate) fn bytes(&mut self) -> &mut [u8] {
-        bytemuck::cast_slice_mut(&mut self.0)
-    }
-}
-
 /// Logits (as bits) and recursions of every step.
 pub(crate) fn run(bytes: &[u8], tokens: &[u16]) -> Vec<(Vec<u32>, u32)> {
     let model = Model::parse(bytes).unwrap();
-    let mut memory = Memory::of(&model);
+    let mut memory = Workspace::new(&model);
     let mut session = Session::new(&model, memory.bytes()).unwrap();
     steps(&mut session, tokens)
 }
