@@ -104,8 +104,14 @@ impl<'a> File<'a> {
 
     /// The bytes of one of this file's sections, without padding.
     pub fn section_bytes(&self, section: &Section) -> &'a [u8] {
-        let start = (section.offset64 as usize).checked_mul(ALIGN);
-        let bytes = start.and_then(|at| self.data.get(at..)).and_then(|b| b.get(..section.len as usize));
+        self.data_at(section.offset64, section.len)
+    }
+
+    /// `len` bytes at `offset64 * 64` of the data area; empty when they are not all there.
+    #[inline]
+    pub fn data_at(&self, offset64: u32, len: u32) -> &'a [u8] {
+        let start = (offset64 as usize).checked_mul(ALIGN);
+        let bytes = start.and_then(|at| self.data.get(at..)).and_then(|b| b.get(..len as usize));
         bytes.unwrap_or(&[])
     }
 }

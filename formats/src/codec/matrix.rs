@@ -34,8 +34,9 @@ impl<'a> Matrix<'a> {
         Ok(Self::validated(codec, shape, payload))
     }
 
-    /// Wraps a payload that [`validate`] has passed before.
-    pub(crate) fn validated(codec: Codec, [rows, cols]: [u32; 2], payload: &'a [u8]) -> Self {
+    /// Wraps a payload that [`validate`] has passed before, as those of a parsed [`crate::File`] have;
+    /// [`Matrix::new`] is for all others.
+    pub fn validated(codec: Codec, [rows, cols]: [u32; 2], payload: &'a [u8]) -> Self {
         Self { codec, payload, stored: rows, first: 0, rows, cols }
     }
 
