@@ -17,3 +17,30 @@ extern crate alloc;
 extern crate std;
 
 pub mod math;
+
+mod block;
+pub mod call;
+pub mod error;
+pub mod generate;
+pub mod kernels;
+mod layout;
+pub mod model;
+mod norm;
+pub mod sampler;
+pub mod session;
+#[cfg(feature = "alloc")]
+#[doc(hidden)]
+pub mod testing;
+pub mod tokenizer;
+#[cfg(feature = "alloc")]
+pub mod workspace;
+
+pub use error::{Error, Result};
+pub use forge_formats::ModelConfig;
+pub use generate::Generator;
+pub use model::Model;
+pub use sampler::Sampler;
+pub use session::Session;
+pub use tokenizer::Tokenizer;
+#[cfg(feature = "alloc")]
+pub use workspace::Workspace;

@@ -51,6 +51,9 @@ pub enum Error {
     /// A model in memory is invalid; a bug or a damaged artifact.
     #[error("invalid model: {0}")]
     Format(#[from] forge_formats::error::Error),
+    /// The runtime refused a model or ran out of room.
+    #[error("runtime: {0}")]
+    Runtime(#[from] forge_runtime::Error),
     /// A tensor operation failed.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),

@@ -20,7 +20,8 @@ impl Lanes {
     #[inline(always)]
     fn total(self) -> f32 {
         let [a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7] = self.0;
-        let [a0, a1, a2, a3] = [(a0 + b0) + (a4 + b4), (a1 + b1) + (a5 + b5), (a2 + b2) + (a6 + b6), (a3 + b3) + (a7 + b7)];
+        let [a0, a1, a2, a3] =
+            [(a0 + b0) + (a4 + b4), (a1 + b1) + (a5 + b5), (a2 + b2) + (a6 + b6), (a3 + b3) + (a7 + b7)];
         (a0 + a2) + (a1 + a3)
     }
 }

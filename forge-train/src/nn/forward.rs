@@ -1,5 +1,6 @@
 //! The forward pass of `docs/numerics.md`, section 3, over a batch of whole sequences.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -10,13 +11,14 @@ use super::ops::attention::Attention;
 use super::ops::carry::{Carry, HaltLogit};
 use super::ops::embedding::Embedding;
 use super::ops::glu::Prologue;
-use super::ops::linear::{Extra, NormLinear};
+use super::ops::linear::{Extra, NormLinear, projection_inputs};
 use super::ops::memory::{Concat, GateBlend, Scan};
 use super::ops::norm::GainedResidual;
 use super::ops::quant::QuantWeight;
 use super::ops::rope::Rope;
 use super::ops::{apply1, apply2, apply3};
 use crate::error::{Error, Result};
+use crate::weights::Key;
 use forge_runtime::math;
 
 /// What a forward pass should do.
@@ -48,15 +50,19 @@ impl Forward {
     }
 }
 
+/// Sees the input of every projection: its key and the normalised rows `[b·t, cols]`, before quantisation.
+pub type Observer<'o> = dyn FnMut(Key, &[f32], usize) + 'o;
+
 /// One matrix as the graph uses it: the latent and its quantised form.
 struct Map {
+    key: Key,
     weight: Tensor,
     quant: Option<Arc<QuantWeight>>,
 }
 
 impl Map {
     fn new(net: &Network, role: Role, layer: u32) -> Result<Self> {
-        Ok(Self { weight: net.tensor(role, layer)?, quant: net.quantised(role, layer)? })
+        Ok(Self { key: (role, layer), weight: net.tensor(role, layer)?, quant: net.quantised(role, layer)? })
     }
 }
 
@@ -101,9 +107,24 @@ pub(super) struct Pass<'n> {
     attention: Attention,
     blocks: Vec<Block>,
     looped: Option<Loop>,
+    observer: Option<RefCell<&'n mut Observer<'n>>>,
 }
 
 impl<'n> Pass<'n> {
+    /// Shows every projection's input to `observer` during the run.
+    pub(super) fn observed(self, observer: &'n mut Observer<'n>) -> Self {
+        Self { observer: Some(RefCell::new(observer)), ..self }
+    }
+
+    fn observe(&self, map: &Map, x: &Tensor, prologue: Prologue, gain: Option<&Tensor>) -> Result<()> {
+        if let Some(observer) = &self.observer {
+            let cols = map.weight.dim(1)?;
+            let inputs = projection_inputs(prologue, self.net.config().norm_eps, x, cols, gain)?;
+            (observer.borrow_mut())(map.key, &inputs, cols);
+        }
+        Ok(())
+    }
+
     pub(super) fn new(net: &'n Network, ids: &Tensor) -> Result<Self> {
         let c = net.config();
         let (rows, cols) = ids.dims2()?;
@@ -134,7 +155,7 @@ impl<'n> Pass<'n> {
         };
         let ids = Arc::new(ids.flatten_all()?.to_vec1::<u32>()?);
         let looped = if c.recursion > 1 { Some(Loop::new(net)?) } else { None };
-        Ok(Self { net, ids, attention, blocks, looped })
+        Ok(Self { net, ids, attention, blocks, looped, observer: None })
     }
 
     pub(super) fn run(&self, options: ForwardOptions) -> Result<Forward> {
@@ -206,11 +227,13 @@ impl<'n> Pass<'n> {
 
     /// `W · (norm(prologue(x)) [⊙ gain])`.
     fn linear(&self, map: &Map, x: &Tensor, prologue: Prologue, gain: Option<&Tensor>) -> Result<Tensor> {
+        self.observe(map, x, prologue, gain)?;
         linear(self.net.config().norm_eps, map, x, prologue, gain)
     }
 
     /// `u + W · norm(prologue(x))`.
     fn residual(&self, map: &Map, x: &Tensor, prologue: Prologue, u: &Tensor) -> Result<Tensor> {
+        self.observe(map, x, prologue, None)?;
         let eps = self.net.config().norm_eps;
         let op = NormLinear { prologue, eps, quant: map.quant.clone(), extra: Extra::Residual };
         Ok(apply3(op, x, &map.weight, u)?)

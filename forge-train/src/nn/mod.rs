@@ -6,7 +6,7 @@ pub mod loss;
 mod network;
 pub(crate) mod ops;
 
-pub use forward::{Forward, ForwardOptions};
+pub use forward::{Forward, ForwardOptions, Observer};
 pub use network::{Network, Precision, Projections, Tables};
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor, Var};
 use forge_formats::config::ModelConfig;
 use forge_formats::role::{Role, RoleKind};
 
-use super::forward::{Forward, ForwardOptions, Pass};
+use super::forward::{Forward, ForwardOptions, Observer, Pass};
 use super::ops::quant::{Blend, Grid, QuantWeight};
 use super::ops::{Arg, host};
 use crate::error::{Error, Result};
@@ -153,6 +153,14 @@ impl Network {
     /// If `ids` is not a non-empty u32 matrix of ids inside the vocabulary.
     pub fn forward(&self, ids: &Tensor, options: ForwardOptions) -> Result<Forward> {
         Pass::new(self, ids)?.run(options)
+    }
+
+    /// As [`Network::forward`] with every recursion run, showing each projection's input to `observer`.
+    ///
+    /// # Errors
+    /// As [`Network::forward`].
+    pub fn forward_observed<'o>(&'o self, ids: &Tensor, observer: &'o mut Observer<'o>) -> Result<Forward> {
+        Pass::new(self, ids)?.observed(observer).run(ForwardOptions { halting: false })
     }
 
     /// Logits `[n, vocab]` of answers `[n, dim]`.

@@ -1,5 +1,6 @@
 //! A validated matrix that stays in the bytes of its section.
 
+use core::fmt;
 use core::ops::Range;
 
 use half::f16;
@@ -10,7 +11,7 @@ use super::{Codec, float, hyper, int8, seedlm, ternary, validate, vptq};
 use crate::error::Result;
 
 /// A coded `[rows, cols]` matrix, or a range of rows of one. Holding it means that its payload is valid.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 pub struct Matrix<'a> {
     codec: Codec,
     payload: &'a [u8],
@@ -33,8 +34,9 @@ impl<'a> Matrix<'a> {
         Ok(Self::validated(codec, shape, payload))
     }
 
-    /// Wraps a payload that [`validate`] has passed before.
-    pub(crate) fn validated(codec: Codec, [rows, cols]: [u32; 2], payload: &'a [u8]) -> Self {
+    /// Wraps a payload that [`validate`] has passed before, as those of a parsed [`crate::File`] have;
+    /// [`Matrix::new`] is for all others.
+    pub fn validated(codec: Codec, [rows, cols]: [u32; 2], payload: &'a [u8]) -> Self {
         Self { codec, payload, stored: rows, first: 0, rows, cols }
     }
 
@@ -132,5 +134,11 @@ impl<'a> Matrix<'a> {
     fn stored_row(&self, r: usize) -> Option<u32> {
         let r = u32::try_from(r).ok()?;
         (r < self.rows).then(|| self.first + r)
+    }
+}
+
+impl fmt::Debug for Matrix<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Matrix({}, {} x {})", self.codec.name(), self.rows, self.cols)
     }
 }

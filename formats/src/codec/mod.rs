@@ -3,6 +3,7 @@
 //! Every codec stores each row byte-aligned, so that rows can be read, sliced and executed on their own.
 //! One file a codec, each with the same three functions: `payload_len`, `validate`, `decode_row`.
 
+pub mod bitstream;
 #[cfg(feature = "alloc")]
 pub mod encode;
 pub mod float;

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Shape, bail};
+use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::gemm::{Mat, MatMut, Threads, multiply};
@@ -36,6 +36,25 @@ pub(crate) struct NormLinear {
     pub(crate) quant: Option<Arc<QuantWeight>>,
     /// Meaning of the third operand.
     pub(crate) extra: Extra,
+}
+
+/// The rows a projection of `ins` inputs is given: `norm(prologue(x)) [⊙ gain]`, not yet quantised.
+///
+/// # Errors
+/// If `x` is not contiguous f32 rows of the width the prologue takes.
+pub(crate) fn projection_inputs(
+    prologue: Prologue,
+    eps: f32,
+    x: &Tensor,
+    ins: usize,
+    gain: Option<&Tensor>,
+) -> crate::error::Result<Vec<f32>> {
+    let x = x.flatten_all()?.to_vec1::<f32>()?;
+    let gain = gain.map(|g| g.flatten_all()?.to_vec1::<f32>()).transpose()?;
+    let op = NormLinear { prologue, eps, quant: None, extra: Extra::Gain };
+    let wide = prologue.input_width(ins);
+    let call = Call { x: &x, wide, w: &[], outs: 0, ins, gain: gain.as_deref(), residual: None };
+    Ok(op.activations(&call, &x))
 }
 
 /// Operands of one call, sorted out.
