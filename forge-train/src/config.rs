@@ -5,6 +5,8 @@
 use forge_formats::config::{Activation, ModelConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::phases::evomerge::EvolveConfig;
+
 /// A size of model with everything that follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Preset {
@@ -141,8 +143,6 @@ pub struct TrainConfig {
     pub grokfast_lambda: f32,
     /// Grokfast decay α.
     pub grokfast_alpha: f32,
-    /// Share of the cross-entropy's target spread over the vocabulary.
-    pub label_smoothing: f32,
 }
 
 impl TrainConfig {
@@ -159,7 +159,6 @@ impl TrainConfig {
             muon_lr: 0.0,
             grokfast_lambda: 0.0,
             grokfast_alpha: 0.98,
-            label_smoothing: 0.0,
         }
     }
 }
@@ -186,22 +185,10 @@ pub struct CognateConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvoMergeConfig {
-    /// Generations after the eight first combinations.
-    pub generations: u32,
-    /// Individuals alive at once.
-    pub population: usize,
-    /// Best individuals kept unchanged.
-    pub elite: usize,
-    /// Standard deviation of a mutation relative to a tensor's own.
-    pub mutation_sigma: f32,
-    /// Share of a tensor's weights a mutation touches.
-    pub mutation_share: f32,
-    /// Generations without gain after which the search stops; 0 never stops early.
-    pub patience: u32,
-    /// Mean pairwise distance below which the worst two are re-seeded.
-    pub min_diversity: f32,
     /// Held-out examples the fitness is measured on.
     pub fitness_examples: usize,
+    /// The search.
+    pub search: EvolveConfig,
 }
 
 /// Phase 3.
@@ -346,14 +333,8 @@ impl Config {
                 seeds: [42, 1337, 2023],
             },
             phase2: EvoMergeConfig {
-                generations: 50,
-                population: 8,
-                elite: 2,
-                mutation_sigma: 0.01,
-                mutation_share: 0.01,
-                patience: 5,
-                min_diversity: 0.02,
                 fitness_examples: 96,
+                search: EvolveConfig { diversity_sample: 1024, ..EvolveConfig::default() },
             },
             phase3: QuietStarConfig {
                 bake: TrainConfig::adamw(80, batch, 1e-3),

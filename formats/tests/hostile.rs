@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Raw, full_config, join, model, patch_header, plain_config};
+use common::{Raw, full_config, join, model, patch_header, plain_config, searched};
 use forge_formats::File;
 use forge_formats::header::{ALIGN, HEADER_LEN, crc32};
 use forge_formats::tokenizer::MAX_TOKEN;
@@ -78,6 +78,10 @@ fn exercise(bytes: &[u8]) -> bool {
     true
 }
 
+fn models() -> [Writer; 3] {
+    [model(&plain_config()).extra(3, [1]), model(&full_config()), searched()]
+}
+
 fn rounds() -> usize {
     std::env::var("FORGE_FUZZ_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4_000)
 }
@@ -85,8 +89,8 @@ fn rounds() -> usize {
 #[test]
 fn mutants_of_the_manifest() {
     let mut accepted = 0;
-    for (seed, config) in [(1, plain_config()), (2, full_config())] {
-        let raw = Raw::new(&model(&config).extra(3, [1]).finish().unwrap());
+    for (seed, writer) in (1..).zip(models()) {
+        let raw = Raw::new(&writer.finish().unwrap());
         let good = raw.manifest();
         let mut rng = Rng(0x9E37_79B9_7F4A_7C15 ^ seed);
         for _ in 0..rounds() {
@@ -101,8 +105,8 @@ fn mutants_of_the_manifest() {
 #[test]
 fn mutants_of_the_sections() {
     let mut accepted = 0;
-    for (seed, config) in [(3, plain_config()), (4, full_config())] {
-        let good = model(&config).extra(3, [1]).finish().unwrap();
+    for (seed, writer) in (10..).zip(models()) {
+        let good = writer.finish().unwrap();
         let mut rng = Rng(0x9E37_79B9_7F4A_7C15 ^ seed);
         for _ in 0..rounds() {
             let mut raw = Raw::new(&good);

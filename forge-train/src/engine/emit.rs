@@ -6,7 +6,7 @@ use forge_formats::write::Writer;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::codec;
+use crate::codec::{self, Metric};
 use crate::data::ToolSchema;
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
@@ -65,7 +65,7 @@ pub fn emit(weights: &Weights, tokenizer: &Tokenizer, card: &Card, plan: CodecPl
     emit_with(weights, tokenizer, card, |key| {
         let m = &weights.tensors[&key];
         let codec = plan(key);
-        Ok((codec, codec::encode(codec, m, None)?))
+        Ok((codec, codec::encode(&codec, m, Metric::Plain)?.payload))
     })
 }
 

@@ -5,3 +5,4 @@ pub mod emit;
 pub mod mixture;
 pub mod objective;
 pub mod trainer;
+pub mod update;

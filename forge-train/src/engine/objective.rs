@@ -24,18 +24,16 @@ pub struct LanguageModel {
     supervision: Vec<f32>,
     halt_weight: f32,
     halt_margin: f32,
-    smoothing: f32,
 }
 
 impl LanguageModel {
     /// Trains on `batcher`'s batches with the supervision of phase 1's configuration.
-    pub fn new(batcher: Batcher, cognate: &CognateConfig, smoothing: f32) -> Self {
+    pub fn new(batcher: Batcher, cognate: &CognateConfig) -> Self {
         Self {
             batcher,
             supervision: cognate.supervision.clone(),
             halt_weight: cognate.halt_weight,
             halt_margin: cognate.halt_margin,
-            smoothing,
         }
     }
 
@@ -48,58 +46,57 @@ impl LanguageModel {
 impl Objective for LanguageModel {
     fn loss(&mut self, network: &Network, step: u64) -> Result<Tensor> {
         let batch = self.batcher.batch(step);
-        let forward = network.forward(&batch_ids(&batch)?, &ForwardOptions::training())?;
-        supervised_loss(network, &forward, &batch, self)
+        // Every other step lets halted tokens really halt, so that the network learns to read the state they
+        // carry forward; the steps between run every recursion, so that the halting head sees what each gains.
+        let halting = network.config().halting && step % 2 == 1;
+        let forward = network.forward(&batch_ids(&batch)?, ForwardOptions { halting })?;
+        self.supervised_loss(network, &forward, &batch, !halting)
     }
 }
 
-fn supervised_loss(
-    network: &Network,
-    forward: &Forward,
-    batch: &Batch,
-    options: &LanguageModel,
-) -> Result<Tensor> {
-    let targets: Arc<Vec<u32>> = Arc::new(batch.targets.clone());
-    let weights: Arc<Vec<f32>> = Arc::new(batch.weights.clone());
-    let recursions = forward.answers.len();
-    let mut total: Option<Tensor> = None;
-    let mut weight_sum = 0.0;
-    let mut losses = Vec::new();
-    for (t, answer) in forward.answers.iter().enumerate() {
-        let weight = supervision_weight(&options.supervision, t, recursions);
-        let logits = network.logits(answer)?;
-        if !forward.halt.is_empty() {
-            losses.push(loss::token_losses(&logits, &targets)?);
+impl LanguageModel {
+    /// Deep supervision, and the halting head's loss where `teach_halting` is set.
+    fn supervised_loss(
+        &self,
+        network: &Network,
+        forward: &Forward,
+        batch: &Batch,
+        teach_halting: bool,
+    ) -> Result<Tensor> {
+        let recursions = forward.answers.len();
+        let teach_halting = teach_halting && self.halt_weight > 0.0 && !forward.halt.is_empty();
+        let (mut terms, mut scores) = (Vec::new(), Vec::new());
+        for (t, answer) in forward.answers.iter().enumerate() {
+            let logits = network.logits(answer)?;
+            if teach_halting {
+                scores.push(loss::token_scores(&logits, &batch.targets)?);
+            }
+            let ce = loss::weighted_cross_entropy(&logits, &batch.targets, &batch.weights)?;
+            terms.push((ce, supervision_weight(&self.supervision, t, recursions)));
         }
-        let ce = loss::cross_entropy(&logits, &targets, &weights, options.smoothing)?;
-        let term = (ce * f64::from(weight))?;
-        total = Some(match total {
-            Some(sum) => (sum + term)?,
-            None => term,
-        });
-        weight_sum += weight;
+        let ce = weighted_mean(&terms)?;
+        if !teach_halting {
+            return Ok(ce);
+        }
+        let mut halting = Vec::new();
+        for (t, logit) in forward.halt.iter().enumerate() {
+            let enough = |gain: f32| if gain < self.halt_margin { 1.0 } else { 0.0 };
+            let targets: Vec<f32> =
+                scores[t].iter().zip(&scores[t + 1]).map(|(now, next)| enough(now.loss - next.loss)).collect();
+            halting.push((loss::binary_cross_entropy(logit, &targets, &batch.weights)?, 1.0));
+        }
+        Ok((ce + (weighted_mean(&halting)? * f64::from(self.halt_weight))?)?)
     }
-    let ce = (total.expect("a network has at least one recursion") / f64::from(weight_sum))?;
-    if options.halt_weight <= 0.0 || forward.halt.is_empty() {
-        return Ok(ce);
+}
+
+/// `Σ wᵢ·tᵢ / Σ wᵢ` of scalar terms.
+fn weighted_mean(terms: &[(Tensor, f32)]) -> Result<Tensor> {
+    let total: f32 = terms.iter().map(|(_, w)| w).sum();
+    let mut sum = Tensor::new(0f32, &Device::Cpu)?;
+    for (term, weight) in terms {
+        sum = (sum + (term * f64::from(weight / total))?)?;
     }
-    let mut halting: Option<Tensor> = None;
-    for (t, logit) in forward.halt.iter().enumerate() {
-        let useless: Vec<f32> = losses[t]
-            .iter()
-            .zip(&losses[t + 1])
-            .map(|(now, next)| if now - next < options.halt_margin { 1.0 } else { 0.0 })
-            .collect();
-        let bce = loss::binary_cross_entropy(logit, &Arc::new(useless), &weights)?;
-        halting = Some(match halting {
-            Some(sum) => (sum + bce)?,
-            None => bce,
-        });
-    }
-    match halting {
-        Some(halting) => Ok((ce + (halting * f64::from(options.halt_weight))?)?),
-        None => Ok(ce),
-    }
+    Ok(sum)
 }
 
 /// Weight of recursion `t` of `recursions`: the list's entries for the last recursions, its first entry before.
@@ -123,12 +120,13 @@ impl Objective for Distillation {
     fn loss(&mut self, network: &Network, step: u64) -> Result<Tensor> {
         let batch = self.data.batcher.batch(step);
         let ids = batch_ids(&batch)?;
-        let teacher = self.teacher.forward(&ids, &ForwardOptions::inference())?;
-        let teacher = self.teacher.logits(teacher.answers.last().expect("one recursion at least"))?;
-        let forward = network.forward(&ids, &ForwardOptions::training())?;
-        let student = network.logits(forward.answers.last().expect("one recursion at least"))?;
-        let kl = loss::kl_divergence(&student, &teacher, &Arc::new(batch.weights.clone()))?;
-        let data = supervised_loss(network, &forward, &batch, &self.data)?;
+        let teacher = self.teacher.forward(&ids, ForwardOptions { halting: self.teacher.config().halting })?;
+        let teacher = self.teacher.logits(teacher.answer())?;
+        let halting = network.config().halting && step % 2 == 1;
+        let forward = network.forward(&ids, ForwardOptions { halting })?;
+        let student = network.logits(forward.answer())?;
+        let kl = loss::kl(&student, &teacher, &batch.weights, 1.0)?;
+        let data = self.data.supervised_loss(network, &forward, &batch, !halting)?;
         Ok(((kl * f64::from(self.weight))? + (data * f64::from(1.0 - self.weight))?)?)
     }
 }

@@ -10,9 +10,10 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 
 use crate::config::TrainConfig;
+use crate::engine::update::UpdateRule;
 use crate::error::{Error, Result};
 use crate::nn::{Network, Precision, Projections};
-use crate::optim::{Composite, Schedule};
+use crate::optim::Gradients;
 use crate::pipeline::{Checkpoint, PhaseContext};
 use crate::weights::{Key, Matrix, Weights};
 
@@ -99,8 +100,7 @@ pub fn train(
 struct Run<'a> {
     stage: &'a Stage<'a>,
     network: Network,
-    optimizer: Composite,
-    schedule: Schedule,
+    rule: UpdateRule,
     step: u64,
     first_loss: f32,
     mean_loss: f32,
@@ -114,10 +114,9 @@ impl<'a> Run<'a> {
         objective: &mut dyn Objective,
     ) -> Result<Self> {
         let network = Network::new(weights, stage.precision, &Device::Cpu)?;
-        let optimizer = Composite::new(stage.train, &network);
-        let schedule = Schedule::new(stage.train);
+        let rule = UpdateRule::new(stage.train, &weights.config);
         let mut run =
-            Self { stage, network, optimizer, schedule, step: 0, first_loss: f32::NAN, mean_loss: f32::NAN };
+            Self { stage, network, rule, step: 0, first_loss: f32::NAN, mean_loss: f32::NAN };
         if let Some(checkpoint) = ctx.checkpoints.latest(stage.name)? {
             run.restore(checkpoint, weights, objective)?;
         }
@@ -145,9 +144,9 @@ impl<'a> Run<'a> {
                 self.stage.name, self.step
             )));
         }
-        let mut grads = self.gradients(&loss)?;
-        grads.retain(|key, _| !(self.stage.frozen)(*key));
-        self.optimizer.step(self.network.vars(), &mut grads, self.schedule.factor(self.step))?;
+        let mut grads = Gradients::collect(self.network.vars(), &mut loss.backward()?)?;
+        grads.retain(|key| !(self.stage.frozen)(*key));
+        self.rule.apply(&self.network, grads, self.step)?;
         if self.step == 0 {
             self.first_loss = value;
             self.mean_loss = value;
@@ -158,22 +157,17 @@ impl<'a> Run<'a> {
         objective.after_step(&self.network, done)
     }
 
-    fn gradients(&self, loss: &Tensor) -> Result<BTreeMap<Key, Tensor>> {
-        let mut store = loss.backward()?;
-        Ok(self.network.vars().iter().filter_map(|(k, v)| Some((*k, store.remove(v)?))).collect())
-    }
-
     fn save(&self, ctx: &PhaseContext<'_>, objective: &dyn Objective) -> Result<()> {
         let mut state = BTreeMap::new();
         for ((role, layer), m) in &self.network.weights()?.tensors {
             state.insert(format!("weights.{}.{layer}", role.name()), m.data.clone());
         }
-        for (name, values) in self.optimizer.state() {
+        for (name, values) in self.rule.state() {
             state.insert(format!("optimizer.{name}"), values);
         }
         state.insert("loss".into(), vec![self.first_loss, self.mean_loss]);
         state.insert("objective".into(), objective.state());
-        ctx.checkpoints.save(self.stage.name, self.step, &state)
+        ctx.checkpoints.save(self.stage.name, self.step, &state, &BTreeMap::new())
     }
 
     fn restore(
@@ -183,7 +177,7 @@ impl<'a> Run<'a> {
         objective: &mut dyn Objective,
     ) -> Result<()> {
         let damaged = || Error::Artifact(format!("checkpoint of stage {} does not fit", self.stage.name));
-        let mut state = checkpoint.state;
+        let mut state = checkpoint.tensors;
         let mut restored = Weights { config: weights.config.clone(), tensors: BTreeMap::new() };
         for (key, m) in &weights.tensors {
             let name = format!("weights.{}.{}", key.0.name(), key.1);
@@ -194,7 +188,7 @@ impl<'a> Run<'a> {
         objective.restore(&state.remove("objective").unwrap_or_default());
         let optimizer =
             state.into_iter().filter_map(|(k, v)| Some((k.strip_prefix("optimizer.")?.to_owned(), v)));
-        self.optimizer.restore(optimizer.collect())?;
+        self.rule.restore(&optimizer.collect())?;
         self.network.load(&restored)?;
         (self.first_loss, self.mean_loss) = (losses[0], losses[1]);
         self.step = checkpoint.step;

@@ -166,11 +166,11 @@ fn bake(
     cycle: u32,
 ) -> Result<(Weights, f64, f64)> {
     let cfg = &ctx.config.phase6;
-    let precision = Precision::ternary_int8();
+    let precision = Precision::TERNARY;
     let teacher = Network::new(teacher, precision, &Device::Cpu)?;
     let probe = &fresh[..PROBE.min(fresh.len())];
     let before = divergence(ctx, &teacher, &Network::new(student, precision, &Device::Cpu)?, probe)?;
-    let name = format!("cycle {cycle}");
+    let name = format!("cycle{cycle}");
     let replay = replay_sequences(ctx, cycle);
     let label = format!("phase6.replay{cycle}");
     let tokens = (cfg.train.batch_tokens as f32 * cfg.replay) as usize;
@@ -180,7 +180,7 @@ fn bake(
         teacher,
         fresh: fresh[probe.len()..].to_vec(),
         pool: pool.to_vec(),
-        replay: LanguageModel::new(batches, &ctx.config.phase1, 0.0),
+        replay: LanguageModel::new(batches, &ctx.config.phase1),
         cycle,
     };
     let stage =
@@ -227,7 +227,7 @@ impl Objective for BakeObjective<'_> {
         let chosen: Vec<&Trajectory> = (0..BATCH)
             .map(|_| if rng.chance(rehearse) { rng.pick(&self.pool) } else { rng.pick(&self.fresh) })
             .collect();
-        let kl = baking_loss(self.ctx, &self.teacher, network, &chosen, &ForwardOptions::training())?;
+        let kl = baking_loss(self.ctx, &self.teacher, network, &chosen, ForwardOptions { halting: false })?;
         let data = self.replay.loss(network, step)?;
         Ok((kl + (data * f64::from(self.ctx.config.phase6.replay))?)?)
     }
@@ -244,7 +244,7 @@ fn divergence(
         return Ok(0.0);
     }
     let probe: Vec<&Trajectory> = probe.iter().collect();
-    let kl = baking_loss(ctx, teacher, student, &probe, &ForwardOptions::inference())?;
+    let kl = baking_loss(ctx, teacher, student, &probe, ForwardOptions { halting: true })?;
     Ok(f64::from(kl.to_scalar::<f32>()?))
 }
 
@@ -254,15 +254,15 @@ fn baking_loss(
     teacher: &Network,
     student: &Network,
     chosen: &[&Trajectory],
-    options: &ForwardOptions,
+    options: ForwardOptions,
 ) -> Result<Tensor> {
     let pad = ctx.data.tokenizer.control("<pad>");
     let with: Vec<&[u16]> = chosen.iter().map(|t| t.prompted.as_slice()).collect();
     let without: Vec<&[u16]> = chosen.iter().map(|t| t.bare.as_slice()).collect();
-    let target = completion_logits(teacher, &with, chosen, pad, &ForwardOptions::inference())?.detach();
+    let target = completion_logits(teacher, &with, chosen, pad, ForwardOptions { halting: true })?.detach();
     let output = completion_logits(student, &without, chosen, pad, options)?;
-    let weights = Arc::new(vec![1.0; target.dim(0)?]);
-    loss::kl_divergence(&output, &target, &weights)
+    let weights = vec![1.0; target.dim(0)?];
+    loss::kl(&output, &target, &weights, 1.0)
 }
 
 /// Logits at the positions that predict completion tokens, `(positions, vocab)`.
@@ -271,7 +271,7 @@ fn completion_logits(
     rows: &[&[u16]],
     chosen: &[&Trajectory],
     pad: u16,
-    options: &ForwardOptions,
+    options: ForwardOptions,
 ) -> Result<Tensor> {
     let sequences: Vec<Sequence> = rows
         .iter()
@@ -284,9 +284,8 @@ fn completion_logits(
         positions.extend((begin..ids.len()).map(|i| (r * batch.cols + i - 1) as u32));
     }
     let forward = network.forward(&batch_ids(&batch)?, options)?;
-    let answer = forward.answers.last().expect("one recursion at least");
     let positions = Tensor::from_slice(&positions, positions.len(), &Device::Cpu)?;
-    network.logits(&answer.index_select(&positions, 0)?)
+    network.logits(&forward.answer().index_select(&positions, 0)?)
 }
 
 /// Half-baking: `strength` of the way from `from` to `to`.

@@ -7,10 +7,11 @@ use forge_formats::codec::encode::ternary_row;
 use forge_formats::file::File;
 use forge_formats::role::{Role, RoleKind};
 
+use crate::data::{Sequence, encode};
 use crate::engine::emit::ternary_f16;
-use crate::engine::objective::batch_ids;
 use crate::error::Result;
-use crate::nn::{ForwardOptions, Network, Precision};
+use crate::nn::Precision;
+use crate::phases::calibration::input_moments;
 use crate::phases::common::{self, Prompting};
 use crate::pipeline::{ArtifactKind, Gate, Phase, PhaseContext, PhaseId, PhaseOutput};
 use crate::weights::{Key, Matrix, Weights};
@@ -31,7 +32,8 @@ impl Phase for BitNet {
         let ratio = fp32 as f64 / emitted.bytes.len() as f64;
         let specials = special_rows_identical(&latent, &emitted.bytes)?;
         let zeros = zero_share(&latent);
-        let calibration = calibrate(ctx, &latent)?;
+        let sequences = calibration_sequences(ctx);
+        let calibration = input_moments(ctx, &latent, Precision::FLOAT, &sequences)?;
         let before = ctx.inputs[&PhaseId::QuietStar].metrics.get("bits_per_byte").copied().unwrap_or(f64::NAN);
         let mut metrics = common::metrics(&latent, &emitted);
         metrics.insert("compression_ratio".into(), ratio);
@@ -42,7 +44,7 @@ impl Phase for BitNet {
         let artifacts = vec![
             ("model".into(), emitted.artifact),
             ("latent".into(), ctx.store.put_weights(&latent)?),
-            ("calibration".into(), ctx.store.put_tensors(ArtifactKind::Calibration, &calibration)?),
+            ("calibration".into(), ctx.store.put_bytes(ArtifactKind::Calibration, &calibration_json(&calibration))?),
         ];
         Ok(PhaseOutput {
             artifacts,
@@ -64,14 +66,14 @@ impl Phase for BitNet {
 /// If `bytes` is not a valid file.
 pub fn special_rows_identical(weights: &Weights, bytes: &[u8]) -> Result<bool> {
     let file = File::parse(bytes)?;
-    let specials = file.tokenizer().specials();
+    let specials = file.tokenizer().specials().count();
     let master = weights.get(Role::Embedding, 0);
     let Some(stored) = file.tensor(Role::Embedding, 0) else {
         return Ok(false);
     };
     let mut row = vec![0.0; master.cols];
-    Ok((0..usize::from(specials)).all(|r| {
-        stored.decode_row(r as u32, &mut row);
+    Ok((0..specials).all(|r| {
+        stored.decode_row(r, &mut row);
         row.iter().zip(master.row(r)).all(|(a, b)| a.to_bits() == b.to_bits())
     }))
 }
@@ -92,41 +94,15 @@ fn zero_share(weights: &Weights) -> f64 {
     zeros as f64 / total.max(1) as f64
 }
 
-/// Second moments `E[x_j²]` of every projection's input on held-in data, `[1, cols]` a tensor: the diagonal of the
-/// layer-wise Hessian that pruning (phase 7) and codec choice (phase 8) weigh errors with.
-fn calibrate(ctx: &PhaseContext<'_>, weights: &Weights) -> Result<BTreeMap<Key, Matrix>> {
-    let network = Network::new(weights, Precision::float(), &candle_core::Device::Cpu)?;
-    let sequences: Vec<_> = ctx
-        .data
-        .dataset
-        .train
-        .iter()
-        .take(ctx.config.phase4.calibration_examples)
-        .map(|e| crate::data::encode::encode(&ctx.data.tokenizer, e, 1.0))
-        .collect();
-    let mut moments: BTreeMap<Key, (Vec<f64>, f64)> = BTreeMap::new();
-    for chunk in sequences.chunks(16) {
-        let batch = crate::data::batch::collate(
-            &chunk.iter().collect::<Vec<_>>(),
-            ctx.data.tokenizer.control("<pad>"),
-        );
-        let mut record = |key: Key, x: &candle_core::Tensor| -> Result<()> {
-            let cols = x.dim(candle_core::D::Minus1)?;
-            let values = x.flatten_all()?.to_vec1::<f32>()?;
-            let (sums, count) = moments.entry(key).or_insert_with(|| (vec![0.0; cols], 0.0));
-            for row in values.chunks_exact(cols) {
-                sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v) * f64::from(*v));
-                *count += 1.0;
-            }
-            Ok(())
-        };
-        network.forward_observed(&batch_ids(&batch)?, &ForwardOptions::inference(), &mut record)?;
-    }
-    Ok(moments
-        .into_iter()
-        .map(|(key, (sums, n))| {
-            let data: Vec<f32> = sums.iter().map(|s| (s / n) as f32).collect();
-            (key, Matrix { rows: 1, cols: data.len(), data })
-        })
-        .collect())
+/// The moments as JSON: `{"qkv.0": [...], ...}`.
+fn calibration_json(moments: &BTreeMap<Key, Matrix>) -> Vec<u8> {
+    let named: BTreeMap<String, &[f32]> =
+        moments.iter().map(|((role, l), m)| (format!("{}.{l}", role.name()), m.data.as_slice())).collect();
+    serde_json::to_vec(&named).expect("finite numbers are JSON")
+}
+
+/// Training sequences that activations are observed on.
+fn calibration_sequences(ctx: &PhaseContext<'_>) -> Vec<Sequence> {
+    let examples = ctx.data.dataset.train.iter().take(ctx.config.phase4.calibration_examples);
+    examples.map(|e| encode::encode(&ctx.data.tokenizer, e, 1.0)).collect()
 }

@@ -75,11 +75,11 @@ impl Cognate {
     ) -> Result<Trained> {
         let sequences = domains.mix(shares, domains.len(), seed, name);
         let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, seed, name);
-        let mut objective = LanguageModel::new(batches, &ctx.config.phase1, config.label_smoothing);
+        let mut objective = LanguageModel::new(batches, &ctx.config.phase1);
         let stage = Stage {
             name,
             train: config,
-            precision: Precision::float(),
+            precision: Precision::FLOAT,
             lambda_share: 0.0,
             frozen: &|_| false,
         };

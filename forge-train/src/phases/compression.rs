@@ -12,7 +12,7 @@ use forge_formats::role::RoleKind;
 use rayon::prelude::*;
 use serde_json::json;
 
-use crate::codec::{self, choose::Candidate};
+use crate::codec::{self, Candidate, Distortion, Metric};
 use crate::engine::emit::{emit_with, ternary_int8};
 use crate::error::Result;
 use crate::eval::EvalReport;
@@ -100,11 +100,17 @@ fn lossless(key: Key, m: &Matrix) -> Result<Vec<Encoded>> {
 }
 
 fn encode(codec: Codec, m: &Matrix) -> Result<Encoded> {
-    let (codec, payload) = codec::encode_fitted(codec, m, None)?;
+    let codec::Encoded { codec, payload } = codec::encode(&codec, m, Metric::Plain)?;
     // A ternary projection was trained as trits: coded as trits it loses nothing.
     let ternary = matches!(codec, Codec::Ternary2b | Codec::Ternary5x8);
-    let distortion = if ternary { 0.0 } else { codec::distortion(codec, m, &payload, None)? };
+    let distortion = if ternary { 0.0 } else { error_of(codec, m, &payload)? };
     Ok(Encoded { codec, payload, distortion })
+}
+
+/// Sum of squared errors of a payload.
+fn error_of(codec: Codec, m: &Matrix, payload: &[u8]) -> Result<f64> {
+    let encoded = codec::Encoded { codec, payload: payload.to_vec() };
+    Ok(Distortion::of(m, &encoded, Metric::Plain)?.error)
 }
 
 fn choose_smallest(options: &Options) -> BTreeMap<Key, usize> {
@@ -215,11 +221,11 @@ fn choose(
             let end = limit.map_or(list.len(), |l| l[key]);
             list[..end]
                 .iter()
-                .map(|e| Candidate { bytes: e.payload.len() as u64, distortion: e.distortion })
+                .map(|e| Candidate { codec: e.codec, bytes: e.payload.len() as u64, distortion: e.distortion })
                 .collect()
         })
         .collect();
-    let picked = codec::choose::choose(&candidates, budget)?;
+    let picked = codec::choose(&candidates, budget)?;
     Some(options.keys().copied().zip(picked).collect())
 }
 

@@ -45,7 +45,7 @@ impl Phase for Forge {
         let stage = Stage {
             name: "quantisation-aware",
             train: &cfg.train,
-            precision: Precision::ternary_int8(),
+            precision: Precision::TERNARY,
             lambda_share: cfg.lambda_share,
             frozen: &|_| false,
         };
@@ -89,7 +89,7 @@ fn smallest_gradient(
     weights: &Weights,
     objective: &mut dyn Objective,
 ) -> Result<f64> {
-    let network = Network::new(weights, Precision::ternary_int8(), &Device::Cpu)?;
+    let network = Network::new(weights, Precision::TERNARY, &Device::Cpu)?;
     let loss = objective.loss(&network, 0)?;
     let norms = projection_gradient_norms(&network, &loss)?;
     ctx.progress.note(&format!("{} ternary layers receive a gradient", norms.len()));
@@ -130,14 +130,14 @@ fn no_ste_control(ctx: &PhaseContext<'_>, start: &Weights, thoughts: bool) -> Re
     let run = |name: &str, frozen: &dyn Fn(Key) -> bool| -> Result<f64> {
         let sequences = level_sequences(ctx, &ctx.data.dataset.train, 1, SHARES, thoughts);
         let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, ctx.seed, "control");
-        let mut objective = LanguageModel::new(batches, &ctx.config.phase1, 0.0);
-        let precision = Precision::ternary_int8();
+        let mut objective = LanguageModel::new(batches, &ctx.config.phase1);
+        let precision = Precision::TERNARY;
         let stage = Stage { name, train: &config, precision, lambda_share: 0.0, frozen };
         Ok(f64::from(train(ctx, &stage, start, &mut objective)?.final_loss))
     };
     Ok(Control {
-        with_ste: run("control with STE", &|_| false)?,
-        without_ste: run("control without STE", &|key| key.0.kind() == RoleKind::Projection)?,
+        with_ste: run("control-ste", &|_| false)?,
+        without_ste: run("control-no-ste", &|key| key.0.kind() == RoleKind::Projection)?,
     })
 }
 
@@ -165,9 +165,7 @@ impl<'a> CurriculumObjective<'a> {
         let curriculum = Curriculum::place(&accuracy, cfg.advance_at);
         let inner = LanguageModel::new(
             level_batcher(ctx, curriculum.level, thoughts),
-            &ctx.config.phase1,
-            cfg.train.label_smoothing,
-        );
+            &ctx.config.phase1);
         Ok(Self { ctx, inner, curriculum, problems, card, thoughts })
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod baking;
 pub mod bitnet;
+pub mod calibration;
 pub mod cognate;
 pub mod common;
 pub mod compression;
@@ -23,7 +24,7 @@ pub fn all() -> Vec<Box<dyn Phase>> {
         Box::new(bitnet::BitNet),
         Box::new(forge::Forge),
         Box::new(baking::Baking),
-        Box::new(edge::Edge),
+        Box::new(edge::fit::Edge),
         Box::new(compression::Compression),
     ]
 }

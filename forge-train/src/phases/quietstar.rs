@@ -99,11 +99,11 @@ fn supervise(
     config: &TrainConfig,
 ) -> Result<Weights> {
     let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, ctx.seed, name);
-    let mut objective = LanguageModel::new(batches, &ctx.config.phase1, config.label_smoothing);
+    let mut objective = LanguageModel::new(batches, &ctx.config.phase1);
     let stage = Stage {
         name,
         train: config,
-        precision: Precision::float(),
+        precision: Precision::FLOAT,
         lambda_share: 0.0,
         frozen: &|_| false,
     };
@@ -212,7 +212,7 @@ fn reinforce(ctx: &PhaseContext<'_>, start: &Weights, worked: &[Example]) -> Res
     let stage = Stage {
         name: "reinforce",
         train: &cfg.reinforce,
-        precision: Precision::float(),
+        precision: Precision::FLOAT,
         lambda_share: 0.0,
         frozen: &|_| false,
     };
@@ -237,9 +237,10 @@ impl Objective for Reinforce<'_> {
             &rows.iter().map(|r| &r.sequence).collect::<Vec<_>>(),
             self.ctx.data.tokenizer.control("<pad>"),
         );
-        let forward = network.forward(&batch_ids(&batch)?, &ForwardOptions::training())?;
-        let logits = network.logits(forward.answers.last().expect("one recursion at least"))?;
-        let losses = loss::token_losses(&logits, &Arc::new(batch.targets.clone()))?;
+        let forward = network.forward(&batch_ids(&batch)?, ForwardOptions { halting: false })?;
+        let logits = network.logits(forward.answer())?;
+        let losses: Vec<f32> =
+            loss::token_scores(&logits, &batch.targets)?.iter().map(|s| s.loss).collect();
         let rewards: Vec<f32> =
             rows.iter().enumerate().map(|(i, r)| r.reward(&losses[i * batch.cols..])).collect();
         let mut weights = vec![0.0; batch.rows * batch.cols];
@@ -250,7 +251,7 @@ impl Objective for Reinforce<'_> {
             let advantage = (rewards[i] - baseline).max(0.0) * self.ctx.config.phase3.policy_weight;
             row.weigh(&mut weights[i * batch.cols..(i + 1) * batch.cols], advantage);
         }
-        loss::cross_entropy(&logits, &Arc::new(batch.targets.clone()), &Arc::new(weights), 0.0)
+        loss::weighted_cross_entropy(&logits, &batch.targets, &weights)
     }
 
     fn state(&self) -> Vec<f32> {

@@ -44,7 +44,7 @@ impl Packing {
             // No pair of bits is 3.
             Packing::TwoBit => byte & byte >> 1 & 0x55 == 0,
             Packing::FiveInEight => {
-                let v = u16::from(byte) * 243 >> 8;
+                let v = (u16::from(byte) * 243) >> 8;
                 fraction(v) == byte
             }
         }

@@ -1,8 +1,9 @@
 //! Small deterministic models for the tests, and files put together without the writer's checks.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this module")]
 
-use forge_formats::codec::Codec;
+use forge_formats::codec::bitstream::BitWriter;
 use forge_formats::codec::encode::{Simple, encode};
+use forge_formats::codec::{Codec, HyperParams, SeedLmParams, VptqParams, hyper};
 use forge_formats::config::{Activation, ModelConfig};
 use forge_formats::file::File;
 use forge_formats::header::{ALIGN, HEADER_LEN, Header, crc32};
@@ -98,6 +99,70 @@ pub fn model(config: &ModelConfig) -> Writer {
         writer = writer.tensor(role, layer, codec.into(), payload);
     }
     writer
+}
+
+/// A valid payload of a searched codec; what it decodes to means nothing.
+fn searched_payload(codec: Codec, [rows, cols]: [u32; 2]) -> Vec<u8> {
+    let mut state = rows * 31 + cols;
+    let mut next = |below: u32| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) % below
+    };
+    let mut out = BitWriter::default();
+    let scale = |n: u32| 0x2000 + n;
+    match codec {
+        Codec::SeedLm(p) => {
+            for _ in 0..rows {
+                for _ in 0..cols.div_ceil(p.block.into()) {
+                    out.put(1 + next((1 << p.bits) - 1), p.bits.into());
+                    (0..=p.coeffs).for_each(|_| out.put(next(16), 4));
+                }
+                out.align();
+            }
+        }
+        Codec::Vptq(p) => {
+            for bits in [p.index_bits, p.residual_bits].into_iter().filter(|bits| *bits > 0) {
+                out.put(scale(next(0x1000)), 16);
+                (0..u32::from(p.dim) << bits).for_each(|_| out.put(next(256), 8));
+            }
+            for _ in 0..rows {
+                out.put(scale(next(0x1000)), 16);
+                for _ in 0..cols.div_ceil(p.dim.into()) {
+                    out.put(next(1 << p.index_bits), p.index_bits.into());
+                    out.put(next(1 << p.residual_bits), p.residual_bits.into());
+                }
+                out.align();
+            }
+        }
+        Codec::Hyper(p) => {
+            let nodes = (u32::from(p.nodes) + 1) * (u32::from(p.rings) + 1);
+            [0.01f32, -0.02, 0.5, 1.25].iter().for_each(|x| out.put(x.to_bits(), 32));
+            for _ in 0..rows {
+                (0..cols.div_ceil(2)).for_each(|_| out.put(next(nodes), hyper::theta_bits(&p)));
+                out.align();
+            }
+        }
+        simple => panic!("{simple:?} is not searched"),
+    }
+    out.finish()
+}
+
+/// The plain model with its matrices in the searched codecs.
+pub fn searched() -> Writer {
+    let config = plain_config();
+    let vptq = |residual_bits| Codec::Vptq(VptqParams { dim: 4, index_bits: 5, residual_bits });
+    [
+        (Role::Embedding, Codec::Hyper(HyperParams { nodes: 225, rings: 2 })),
+        (Role::Qkv, Codec::SeedLm(SeedLmParams { block: 4, coeffs: 3, bits: 11, exponent: -2 })),
+        (Role::AttnOut, vptq(0)),
+        (Role::GateUp, vptq(4)),
+        (Role::Down, Codec::SeedLm(SeedLmParams { block: 8, coeffs: 2, bits: 16, exponent: 1 })),
+    ]
+    .into_iter()
+    .fold(model(&config), |writer, (role, codec)| {
+        let payload = searched_payload(codec, role.shape(&config, 0).unwrap());
+        writer.replace(role, 0, codec, payload)
+    })
 }
 
 /// A file in parts that a test may damage before putting them together with right checksums.

@@ -1,0 +1,1 @@
+//! Analytic gradients against finite differences.
