@@ -167,7 +167,7 @@ impl<'a> Run<'a> {
         }
         state.insert("loss".into(), vec![self.first_loss, self.mean_loss]);
         state.insert("objective".into(), objective.state());
-        ctx.checkpoints.save(self.stage.name, self.step, &state, &BTreeMap::new())
+        ctx.checkpoints.save(self.stage.name, self.step, &state)
     }
 
     fn restore(
@@ -177,7 +177,7 @@ impl<'a> Run<'a> {
         objective: &mut dyn Objective,
     ) -> Result<()> {
         let damaged = || Error::Artifact(format!("checkpoint of stage {} does not fit", self.stage.name));
-        let mut state = checkpoint.tensors;
+        let mut state = checkpoint.state;
         let mut restored = Weights { config: weights.config.clone(), tensors: BTreeMap::new() };
         for (key, m) in &weights.tensors {
             let name = format!("weights.{}.{}", key.0.name(), key.1);

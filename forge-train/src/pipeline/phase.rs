@@ -189,12 +189,6 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A rule that was not met, with the fallback that was taken.
-    pub fn fell_back(rule: &str, measured: &str) -> Self {
-        let fallback = measured.rsplit("; ").next().map(str::to_owned);
-        Self { passed: false, rule: rule.to_owned(), measured: measured.to_owned(), fallback }
-    }
-
     /// Whether the next phase may run: the rule was met or a fallback was taken.
     pub fn open(&self) -> bool {
         self.passed || self.fallback.is_some()

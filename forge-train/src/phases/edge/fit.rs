@@ -10,7 +10,7 @@ use crate::data::{Example, Sequence, Slice, System, encode};
 use crate::engine::emit::ternary_int8;
 use crate::engine::objective::{Distillation, LanguageModel, batcher};
 use crate::engine::trainer::{Stage, train};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::{Network, Precision};
 use crate::phases::common::{self, Emitted, Prompting};
 use crate::phases::edge::profile::Profile;
@@ -29,14 +29,15 @@ impl Phase for Edge {
 
     fn run(&self, ctx: &PhaseContext<'_>) -> Result<PhaseOutput> {
         let cfg = &ctx.config.phase7;
-        let profile = Profile::load(&cfg.profile)?;
+        let profile = load_profile(&cfg.profile)?;
         let parent = common::latent(ctx, PhaseId::Edge)?;
         let before =
             common::emit_measured(ctx, PhaseId::Edge, &parent, &ternary_int8, Prompting::Without)?;
         let folded = prune::fold_gains(&parent)?;
         let importance = channel_importance(ctx, &parent)?;
         let keep = ((1.0 - cfg.prune_ffn) * parent.config.ffn as f32 / 4.0).round().max(1.0) as usize * 4;
-        let pruned = prune::ffn_channels(&folded, &importance, keep.min(parent.config.ffn as usize))?;
+        let kept = prune::select(&importance, &[], keep.min(parent.config.ffn as usize))?;
+        let pruned = prune::keep_ffn(&folded, &kept)?;
         let student = distil(ctx, &parent, &pruned)?;
         let after =
             common::emit_measured(ctx, PhaseId::Edge, &student, &ternary_int8, Prompting::Without)?;
@@ -53,14 +54,19 @@ fn channel_importance(ctx: &PhaseContext<'_>, weights: &Weights) -> Result<Vec<V
         Precision::TERNARY,
         &behaviours(ctx, ctx.config.phase4.calibration_examples),
     )?;
-    Ok((0..weights.config.layers)
-        .map(|layer| {
-            let down = weights.get(Role::Down, layer);
-            let input = &moments[&(Role::Down, layer)].data;
-            let outgoing = |j: usize| (0..down.rows).map(|r| down.row(r)[j].powi(2)).sum::<f32>();
-            (0..down.cols).map(|j| (input[j] * outgoing(j)).sqrt()).collect()
-        })
-        .collect())
+    let rms = |layer| moments[&(Role::Down, layer)].data.iter().map(|m| m.sqrt()).collect();
+    let rms: Vec<Vec<f32>> = (0..weights.config.layers).map(rms).collect();
+    prune::column_scores(weights, Role::Down, &rms)
+}
+
+/// A shipped profile by name, or a user's own by path.
+fn load_profile(name: &str) -> Result<Profile> {
+    let path = std::path::Path::new(name);
+    if path.extension().is_some_and(|e| e == "toml") {
+        Profile::parse(&std::fs::read_to_string(path).map_err(Error::io("read", path))?)
+    } else {
+        Profile::named(name)
+    }
 }
 
 /// Training sequences of what the model now does unprompted, and of everything else it should keep.
