@@ -4,12 +4,10 @@
 mod forward;
 pub mod loss;
 mod network;
-mod ops;
+pub(crate) mod ops;
 
 pub use forward::{Forward, ForwardOptions, Observer};
 pub use network::{Network, Precision, Projections, Tables};
-pub(crate) use ops::gemm;
-pub(crate) use ops::simd::vectorise;
 
 #[cfg(test)]
 mod tests;

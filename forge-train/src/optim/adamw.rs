@@ -11,7 +11,7 @@ use super::{
     Gradients, Optimizer, State, decays, load_map, load_step, save_map, save_step, update, variable,
 };
 use crate::error::Result;
-use crate::nn::vectorise;
+use crate::nn::ops::simd::vectorised;
 use crate::weights::Key;
 
 /// Hyper-parameters of [`AdamW`].
@@ -87,23 +87,22 @@ impl AdamW {
             w.par_chunks_mut(CHUNK)
                 .zip(grad.par_chunks(CHUNK))
                 .zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)))
-                .for_each(|((w, g), (m, v))| vectorise(|| factors.apply(w, g, m, v)));
+                .for_each(|((w, g), (m, v))| adam(factors, w, g, m, v));
         })
     }
 }
 
-impl Factors {
-    #[inline(always)]
-    fn apply(self, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
-        let n = w.len();
-        let (g, m, v) = (&g[..n], &mut m[..n], &mut v[..n]);
-        for i in 0..n {
-            m[i] = self.beta1 * m[i] + (1.0 - self.beta1) * g[i];
-            v[i] = self.beta2 * v[i] + (1.0 - self.beta2) * (g[i] * g[i]);
-            let direction = m[i] * self.correct1 / ((v[i] * self.correct2).sqrt() + self.eps);
-            w[i] -= self.lr * (direction + self.decay * w[i]);
-        }
+vectorised! {
+fn adam(f: Factors, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+    let n = w.len();
+    let (g, m, v) = (&g[..n], &mut m[..n], &mut v[..n]);
+    for i in 0..n {
+        m[i] = f.beta1 * m[i] + (1.0 - f.beta1) * g[i];
+        v[i] = f.beta2 * v[i] + (1.0 - f.beta2) * (g[i] * g[i]);
+        let direction = m[i] * f.correct1 / ((v[i] * f.correct2).sqrt() + f.eps);
+        w[i] -= f.lr * (direction + f.decay * w[i]);
     }
+}
 }
 
 impl Optimizer for AdamW {

@@ -7,7 +7,7 @@ use candle_core::backprop::GradStore;
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::nn::vectorise;
+use crate::nn::ops::simd::vectorised;
 use crate::weights::Key;
 
 /// Values per chunk of parallel work.
@@ -105,11 +105,11 @@ impl Gradients {
 
 /// `Σ g²` in f64, chunk sums added in order.
 fn sum_of_squares(g: &[f32]) -> f64 {
-    let partials: Vec<f64> = g.par_chunks(CHUNK).map(|g| vectorise(|| chunk_squares(g))).collect();
+    let partials: Vec<f64> = g.par_chunks(CHUNK).map(chunk_squares).collect();
     partials.iter().sum()
 }
 
-#[inline(always)]
+vectorised! {
 fn chunk_squares(g: &[f32]) -> f64 {
     let (chunks, tail) = g.as_chunks::<8>();
     let mut lanes = [0.0; 8];
@@ -119,4 +119,5 @@ fn chunk_squares(g: &[f32]) -> f64 {
         }
     }
     lanes.iter().sum::<f64>() + tail.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>()
+}
 }

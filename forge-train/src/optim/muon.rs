@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::adamw::{AdamW, AdamWConfig};
 use super::{Gradients, Optimizer, State, load_map, save_map, update, variable};
 use crate::error::Result;
-use crate::nn::gemm::{Mat, MatMut, Threads, multiply};
+use crate::nn::ops::gemm::{Mat, MatMut, Threads, multiply};
 use crate::weights::Key;
 
 /// Coefficients of the quintic iteration, which maximise the slope at zero.

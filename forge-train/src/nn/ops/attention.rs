@@ -1,6 +1,7 @@
 //! Causal sliding-window attention with grouped key/value heads and rotary positions, straight from the fused
 //! query-key-value rows. The backward pass recomputes the probabilities.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Result, Shape, bail};
@@ -8,7 +9,7 @@ use rayon::prelude::*;
 
 use super::gemm::{Mat, MatMut, Threads, multiply};
 use super::rope::Rope;
-use super::simd::vectorise;
+use super::simd::vectorised;
 use super::{Arg, Op};
 use forge_runtime::math;
 
@@ -65,22 +66,13 @@ impl Attention {
     fn rotated(&self, qkv: &[f32], column: usize) -> Vec<f32> {
         let (d, wide) = (self.head_dim, self.wide());
         let mut out = vec![0.0; self.cols * d];
-        vectorise(|| {
-            for (p, out) in out.chunks_exact_mut(d).enumerate() {
-                self.rope.rotate(p, &qkv[p * wide + column..][..d], out);
-            }
-        });
+        rotate_rows(&self.rope, &qkv[column..], wide, d, &mut out);
         out
     }
 
     /// Writes the back-rotated `[t, d]` gradient into the head that starts at `column`.
     fn unrotate(&self, grad: &[f32], column: usize, dqkv: &mut [f32]) {
-        let (d, wide) = (self.head_dim, self.wide());
-        vectorise(|| {
-            for (p, grad) in grad.chunks_exact(d).enumerate() {
-                self.rope.rotate_back(p, grad, &mut dqkv[p * wide + column..][..d]);
-            }
-        });
+        rotate_rows_back(&self.rope, grad, self.head_dim, self.wide(), &mut dqkv[column..]);
     }
 
     /// Exponentials `[len, keys]` of the block's scores, 0 where masked, and the inverse of each row's sum.
@@ -94,23 +86,13 @@ impl Attention {
             false,
             Threads::One,
         );
-        vectorise(|| {
-            for (r, (row, inverse)) in e.chunks_exact_mut(block.keys).zip(inverse).take(block.len).enumerate()
-            {
-                let seen = self.seen(block, r);
-                let (before, rest) = row.split_at_mut(seen.start);
-                let (scores, after) = rest.split_at_mut(seen.len());
-                before.fill(0.0);
-                after.fill(0.0);
-                let max = math::max(scores);
-                scores.iter_mut().for_each(|s| *s = math::exp(*s - max));
-                *inverse = 1.0 / math::sum16(scores);
-            }
-        });
+        for (r, (row, inverse)) in e.chunks_exact_mut(block.keys).zip(inverse).take(block.len).enumerate() {
+            *inverse = softmax_row(self.seen(block, r), row);
+        }
     }
 
     /// Columns of the block's score matrix that row `r` attends to.
-    fn seen(&self, block: &Block, r: usize) -> std::ops::Range<usize> {
+    fn seen(&self, block: &Block, r: usize) -> Range<usize> {
         let position = block.from + r;
         (position + 1).saturating_sub(self.window) - block.key_from..position + 1 - block.key_from
     }
@@ -180,17 +162,12 @@ impl Attention {
         let dout = Mat::strided(&head.grad[at..], block.len, d, narrow);
         let v = Mat::strided(&head.qkv[v_at..], block.keys, d, wide);
         multiply(MatMut::new(dp, block.len, block.keys), dout, v.t(), 1.0, false, Threads::One);
-        vectorise(|| {
-            for r in 0..block.len {
-                let (grad, out) = (&head.grad[at + r * narrow..][..d], &head.out[at + r * narrow..][..d]);
-                let delta = math::dot(grad, out);
-                let row = r * block.keys..(r + 1) * block.keys;
-                for (p, dp) in p[row.clone()].iter_mut().zip(&mut dp[row]) {
-                    *p *= inverse[r];
-                    *dp = *p * (*dp - delta) * self.scale();
-                }
-            }
-        });
+        let scale = self.scale();
+        for (r, inverse) in inverse[..block.len].iter().enumerate() {
+            let (grad, out) = (&head.grad[at + r * narrow..][..d], &head.out[at + r * narrow..][..d]);
+            let row = r * block.keys..(r + 1) * block.keys;
+            score_gradient(grad, out, *inverse, scale, &mut p[row.clone()], &mut dp[row]);
+        }
         let (p, ds) = (Mat::new(p, block.len, block.keys), Mat::new(dp, block.len, block.keys));
         let q = Mat::new(&head.q[block.from * d..], block.len, d);
         let k = Mat::new(&head.k[block.key_from * d..], block.keys, d);
@@ -220,6 +197,43 @@ struct Scratch {
     inverse: Vec<f32>,
     dq: Vec<f32>,
     dk: Vec<f32>,
+}
+
+vectorised! {
+/// Rotated copy `[t, d]` of rows that start `stride` apart.
+fn rotate_rows(rope: &Rope, x: &[f32], stride: usize, d: usize, out: &mut [f32]) {
+    for (p, out) in out.chunks_exact_mut(d).enumerate() {
+        rope.rotate(p, &x[p * stride..][..d], out);
+    }
+}
+
+/// Writes back-rotated rows `[t, d]` to rows that start `stride` apart.
+fn rotate_rows_back(rope: &Rope, grad: &[f32], d: usize, stride: usize, out: &mut [f32]) {
+    for (p, grad) in grad.chunks_exact(d).enumerate() {
+        rope.rotate_back(p, grad, &mut out[p * stride..][..d]);
+    }
+}
+
+/// Replaces the scores that are seen by `exp(s − max)` and the others by 0; returns the inverse of the sum.
+fn softmax_row(seen: Range<usize>, row: &mut [f32]) -> f32 {
+    let (before, rest) = row.split_at_mut(seen.start);
+    let (scores, after) = rest.split_at_mut(seen.end - seen.start);
+    before.fill(0.0);
+    after.fill(0.0);
+    let max = math::max(scores);
+    scores.iter_mut().for_each(|s| *s = math::exp(*s - max));
+    1.0 / math::sum16(scores)
+}
+
+/// Normalises a row of exponentials `p`, and turns the gradient `dp` of the probabilities into that of the raw
+/// scores, `p (dp − dout·out) scale`.
+fn score_gradient(dout: &[f32], out: &[f32], inverse: f32, scale: f32, p: &mut [f32], dp: &mut [f32]) {
+    let delta = math::dot(dout, out);
+    for (p, dp) in p.iter_mut().zip(dp) {
+        *p *= inverse;
+        *dp = *p * (*dp - delta) * scale;
+    }
+}
 }
 
 impl Op<1> for Attention {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::{Result, Shape, bail};
 use rayon::prelude::*;
 
-use super::norm::{inverse_rms, normalise_backward};
-use super::simd::vectorise;
+use super::norm::{inverse_rms, normalise, normalise_backward};
+use super::simd::vectorised;
 use super::{Arg, Op, ROWS, add_partials};
 use forge_runtime::math;
 
@@ -26,13 +26,7 @@ impl Op<2> for HaltLogit {
         }
         let mut out = vec![0.0; y.rows()];
         out.par_chunks_mut(ROWS).zip(y.data.par_chunks(ROWS * d)).for_each(|(out, y)| {
-            vectorise(|| {
-                let mut normed = vec![0.0; d];
-                for (out, y) in out.iter_mut().zip(y.chunks_exact(d)) {
-                    super::norm::normalise(y, self.eps, &mut normed);
-                    *out = math::dot(&halt.data[..d], &normed) + halt.data[d];
-                }
-            });
+            halt_rows(self.eps, halt.data, y, out);
         });
         Ok((out, y.rows().into()))
     }
@@ -50,14 +44,24 @@ impl Op<2> for HaltLogit {
             .par_chunks_mut(ROWS * d)
             .zip(y.data.par_chunks(ROWS * d))
             .zip(grad.par_chunks(ROWS))
-            .map(|((dy, y), grad)| vectorise(|| halt_rows(self.eps, halt.data, y, grad, dy)))
+            .map(|((dy, y), grad)| halt_rows_backward(self.eps, halt.data, y, grad, dy))
             .collect();
         Ok([wanted[0].then_some(dy), wanted[1].then(|| add_partials(&partials, d + 1))])
     }
 }
 
-#[inline(always)]
-fn halt_rows(eps: f32, halt: &[f32], y: &[f32], grad: &[f32], dy: &mut [f32]) -> Vec<f32> {
+vectorised! {
+fn halt_rows(eps: f32, halt: &[f32], y: &[f32], out: &mut [f32]) {
+    let d = halt.len() - 1;
+    let mut normed = vec![0.0; d];
+    for (out, y) in out.iter_mut().zip(y.chunks_exact(d)) {
+        normalise(y, eps, &mut normed);
+        *out = math::dot(&halt[..d], &normed) + halt[d];
+    }
+}
+
+/// Writes the gradient of `y` and returns that of the head.
+fn halt_rows_backward(eps: f32, halt: &[f32], y: &[f32], grad: &[f32], dy: &mut [f32]) -> Vec<f32> {
     let d = halt.len() - 1;
     let mut dhalt = vec![0.0; d + 1];
     for ((dy, y), g) in dy.chunks_exact_mut(d).zip(y.chunks_exact(d)).zip(grad) {
@@ -70,6 +74,7 @@ fn halt_rows(eps: f32, halt: &[f32], y: &[f32], grad: &[f32], dy: &mut [f32]) ->
         normalise_backward(y, inv, dy);
     }
     dhalt
+}
 }
 
 /// Columns from `from` on of halted rows come from the earlier value, everything else from the newer one;

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::norm::{inverse_rms, normalise, normalise_backward};
 use super::quant::QuantWeight;
-use super::simd::vectorise;
+use super::simd::vectorised;
 use super::{Arg, Op, ROWS};
 
 /// `norm(E[id])`; operand `E [vocab, d]`, result `[n, d]`.
@@ -55,11 +55,7 @@ impl Op<1> for Embedding {
         let table = self.table(e.data);
         let mut out = vec![0.0; self.ids.len() * d];
         out.par_chunks_mut(ROWS * d).zip(self.ids.par_chunks(ROWS)).for_each(|(out, ids)| {
-            vectorise(|| {
-                for (out, &id) in out.chunks_exact_mut(d).zip(ids) {
-                    normalise(&table[id as usize * d..][..d], self.eps, out);
-                }
-            });
+            lookup(table, ids, d, self.eps, out);
         });
         Ok((out, (self.ids.len(), d).into()))
     }
@@ -81,15 +77,25 @@ impl Op<1> for Embedding {
             if places.is_empty() {
                 return;
             }
-            vectorise(|| {
-                for place in places {
-                    let grad = &grad[place * d..][..d];
-                    de.iter_mut().zip(grad).for_each(|(de, g)| *de += factor * g);
-                }
-                let row = &table[id * d..][..d];
-                normalise_backward(row, inverse_rms(row, self.eps), de);
-            });
+            row_gradient(&table[id * d..][..d], self.eps, factor, places, grad, de);
         });
         Ok([Some(de)])
     }
+}
+
+vectorised! {
+fn lookup(table: &[f32], ids: &[u32], d: usize, eps: f32, out: &mut [f32]) {
+    for (out, &id) in out.chunks_exact_mut(d).zip(ids) {
+        normalise(&table[id as usize * d..][..d], eps, out);
+    }
+}
+
+/// Gradient of one row of the table, from all places it was looked up at.
+fn row_gradient(row: &[f32], eps: f32, factor: f32, places: &[usize], grad: &[f32], out: &mut [f32]) {
+    for place in places {
+        let grad = &grad[place * row.len()..][..row.len()];
+        out.iter_mut().zip(grad).for_each(|(out, g)| *out += factor * g);
+    }
+    normalise_backward(row, inverse_rms(row, eps), out);
+}
 }

@@ -11,7 +11,7 @@ use super::gemm::{Mat, MatMut, Threads, multiply};
 use super::glu::Prologue;
 use super::norm::{inverse_rms, normalise_backward};
 use super::quant::{QuantWeight, blend_activations, int8_activations};
-use super::simd::vectorise;
+use super::simd::vectorised;
 use super::{Arg, Op, ROWS, add_partials};
 
 /// What the optional third operand is.
@@ -87,19 +87,14 @@ impl NormLinear {
         Ok(Call { x: x.data, wide, w: w.data, outs, ins, gain, residual })
     }
 
+    fn norm<'a>(&self, call: &Call<'a>) -> NormRows<'a> {
+        NormRows { prologue: self.prologue, eps: self.eps, gain: call.gain, wide: call.wide }
+    }
+
     /// Normalised rows of one chunk, with gain, not yet quantised.
     fn activations(&self, call: &Call<'_>, x: &[f32]) -> Vec<f32> {
         let mut a = vec![0.0; x.len() / call.wide * call.ins];
-        vectorise(|| {
-            for (a, x) in a.chunks_exact_mut(call.ins).zip(x.chunks_exact(call.wide)) {
-                self.prologue.forward(x, a);
-                let inv = inverse_rms(a, self.eps);
-                match call.gain {
-                    Some(gain) => a.iter_mut().zip(gain).for_each(|(a, g)| *a = *a * inv * g),
-                    None => a.iter_mut().for_each(|a| *a *= inv),
-                }
-            }
-        });
+        normalise_rows(self.norm(call), call.ins, x, &mut a);
         a
     }
 
@@ -128,23 +123,9 @@ impl NormLinear {
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {
-        let n = a.len() / call.ins;
-        let steps: Vec<Option<f32>> =
-            vectorise(|| a.chunks_exact_mut(call.ins).map(|row| int8_activations(row)).collect());
+        let steps = quantise_rows(call.ins, &mut a);
         self.float_rows(call, &quant.values, &a, None, out);
-        vectorise(|| {
-            for r in 0..n {
-                let out = &mut out[r * call.outs..(r + 1) * call.outs];
-                let step = steps[r].unwrap_or(0.0);
-                for (y, scale) in out.iter_mut().zip(&quant.scales) {
-                    *y *= step * scale;
-                }
-                if let Some(residual) = residual {
-                    let residual = &residual[r * call.outs..(r + 1) * call.outs];
-                    out.iter_mut().zip(residual).for_each(|(y, u)| *y = u + *y);
-                }
-            }
-        });
+        scale_rows(&steps, &quant.scales, residual, out);
     }
 
     fn run(&self, call: &Call<'_>) -> Vec<f32> {
@@ -158,7 +139,7 @@ impl NormLinear {
                     None => self.float_rows(call, call.w, &a, residual, out),
                     Some(quant) if quant.exact() => self.integer_rows(call, quant, a, residual, out),
                     Some(quant) => {
-                        blend_rows(&mut a, call.ins, quant.blend.lambda);
+                        blend_rows(call.ins, quant.blend.lambda, &mut a);
                         self.float_rows(call, &quant.effective, &a, residual, out);
                     }
                 }
@@ -224,49 +205,98 @@ impl NormLinear {
             false,
             Threads::One,
         );
-        let lambda = self.quant.as_ref().map(|q| q.blend.lambda);
-        vectorise(|| self.norm_rows(call, x, &mut da, lambda, inputs, dx))
-    }
-
-    #[inline(always)]
-    fn norm_rows(
-        &self,
-        call: &Call<'_>,
-        x: &[f32],
-        da: &mut [f32],
-        lambda: Option<f32>,
-        inputs: &mut [f32],
-        dx: &mut [f32],
-    ) -> Vec<f32> {
-        let mut h = vec![0.0; call.ins];
         let mut dgain = vec![0.0; call.gain.map_or(0, <[f32]>::len)];
-        let rows = x.chunks_exact(call.wide).zip(da.chunks_exact_mut(call.ins));
-        let outs = inputs.chunks_exact_mut(call.ins).zip(dx.chunks_exact_mut(call.wide));
-        for ((x, da), (input, dx)) in rows.zip(outs) {
-            self.prologue.forward(x, &mut h);
-            let inv = inverse_rms(&h, self.eps);
-            if let Some(gain) = call.gain {
-                for i in 0..call.ins {
-                    let normed = h[i] * inv;
-                    input[i] = normed * gain[i];
-                    dgain[i] += da[i] * normed;
-                    da[i] *= gain[i];
-                }
-            } else {
-                input.iter_mut().zip(&h).for_each(|(input, h)| *input = h * inv);
-            }
-            if let Some(lambda) = lambda {
-                blend_activations(input, lambda);
-            }
-            normalise_backward(&h, inv, da);
-            self.prologue.backward(x, da, dx);
+        norm_rows_backward(self.norm(call), call.ins, x, &mut da, inputs, &mut dgain, dx);
+        if let Some(quant) = &self.quant {
+            blend_rows(call.ins, quant.blend.lambda, inputs);
         }
         dgain
     }
 }
 
-fn blend_rows(a: &mut [f32], ins: usize, lambda: f32) {
-    vectorise(|| a.chunks_exact_mut(ins).for_each(|row| blend_activations(row, lambda)));
+/// How rows become activations, for the loops below.
+#[derive(Clone, Copy)]
+struct NormRows<'a> {
+    prologue: Prologue,
+    eps: f32,
+    gain: Option<&'a [f32]>,
+    /// Width of a row before the prologue.
+    wide: usize,
+}
+
+vectorised! {
+/// Writes the normalised rows `[n, ins]` of `x [n, wide]`.
+fn normalise_rows(norm: NormRows<'_>, ins: usize, x: &[f32], a: &mut [f32]) {
+    for (a, x) in a.chunks_exact_mut(ins).zip(x.chunks_exact(norm.wide)) {
+        norm.prologue.forward(x, a);
+        let inv = inverse_rms(a, norm.eps);
+        match norm.gain {
+            Some(gain) => a.iter_mut().zip(gain).for_each(|(a, g)| *a = *a * inv * g),
+            None => a.iter_mut().for_each(|a| *a *= inv),
+        }
+    }
+}
+
+/// Given the gradient `da` of the activations, writes the activations to `inputs` and the gradient of `x` to
+/// `dx`, and adds to that of the gain. Overwrites `da`.
+fn norm_rows_backward(
+    norm: NormRows<'_>,
+    ins: usize,
+    x: &[f32],
+    da: &mut [f32],
+    inputs: &mut [f32],
+    dgain: &mut [f32],
+    dx: &mut [f32],
+) {
+    let mut h = vec![0.0; ins];
+    let rows = x.chunks_exact(norm.wide).zip(da.chunks_exact_mut(ins));
+    let outs = inputs.chunks_exact_mut(ins).zip(dx.chunks_exact_mut(norm.wide));
+    for ((x, da), (input, dx)) in rows.zip(outs) {
+        norm.prologue.forward(x, &mut h);
+        let inv = inverse_rms(&h, norm.eps);
+        if let Some(gain) = norm.gain {
+            for (i, gain) in gain.iter().enumerate() {
+                let normed = h[i] * inv;
+                input[i] = normed * gain;
+                dgain[i] += da[i] * normed;
+                da[i] *= gain;
+            }
+        } else {
+            input.iter_mut().zip(&h).for_each(|(input, h)| *input = h * inv);
+        }
+        normalise_backward(&h, inv, da);
+        norm.prologue.backward(x, da, dx);
+    }
+}
+
+/// Quantises each row to integers in place; returns the value of one step of each, 0 for rows of zeros.
+fn quantise_rows(ins: usize, a: &mut [f32]) -> Vec<f32> {
+    let mut steps = Vec::with_capacity(a.len() / ins);
+    for row in a.chunks_exact_mut(ins) {
+        steps.push(int8_activations(row));
+    }
+    steps
+}
+
+/// Replaces each row by its blended round trip through int8.
+fn blend_rows(ins: usize, lambda: f32, a: &mut [f32]) {
+    for row in a.chunks_exact_mut(ins) {
+        blend_activations(row, lambda);
+    }
+}
+
+/// Turns integer sums into values: `acc · (step · scale)`, plus the residual.
+fn scale_rows(steps: &[f32], scales: &[f32], residual: Option<&[f32]>, out: &mut [f32]) {
+    for (r, (out, step)) in out.chunks_exact_mut(scales.len()).zip(steps).enumerate() {
+        for (y, scale) in out.iter_mut().zip(scales) {
+            *y *= step * scale;
+        }
+        if let Some(residual) = residual {
+            let residual = &residual[r * out.len()..][..out.len()];
+            out.iter_mut().zip(residual).for_each(|(y, u)| *y = u + *y);
+        }
+    }
+}
 }
 
 fn result_shape(x: Arg<'_>, w: Arg<'_>) -> Shape {

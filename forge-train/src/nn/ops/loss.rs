@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Result, Shape, bail};
 use rayon::prelude::*;
 
-use super::simd::vectorise;
+use super::simd::vectorised;
 use super::{Arg, Op, ROWS};
 use forge_runtime::math;
 
@@ -42,17 +42,15 @@ impl Weighting {
             .par_chunks(ROWS * width)
             .enumerate()
             .map(|(chunk, logits)| {
-                vectorise(|| {
-                    let mut scratch = vec![0.0; width];
-                    let mut sum = 0.0;
-                    for (r, row) in logits.chunks_exact(width).enumerate() {
-                        let at = chunk * ROWS + r;
-                        if self.weights[at] != 0.0 {
-                            sum += f64::from(self.weights[at]) * f64::from(loss(at, row, &mut scratch));
-                        }
+                let mut scratch = vec![0.0; width];
+                let mut sum = 0.0;
+                for (r, row) in logits.chunks_exact(width).enumerate() {
+                    let at = chunk * ROWS + r;
+                    if self.weights[at] != 0.0 {
+                        sum += f64::from(self.weights[at]) * f64::from(loss(at, row, &mut scratch));
                     }
-                    sum
-                })
+                }
+                sum
             })
             .collect();
         (partials.iter().sum::<f64>() * self.inverse_total) as f32
@@ -69,25 +67,22 @@ impl Weighting {
         let mut out = vec![0.0; logits.len()];
         out.par_chunks_mut(ROWS * width).zip(logits.par_chunks(ROWS * width)).enumerate().for_each(
             |(chunk, (out, logits))| {
-                vectorise(|| {
-                    for (r, (out, row)) in
-                        out.chunks_exact_mut(width).zip(logits.chunks_exact(width)).enumerate()
-                    {
-                        let at = chunk * ROWS + r;
-                        if self.weights[at] != 0.0 {
-                            let share = f64::from(self.weights[at]) * self.inverse_total;
-                            gradient(at, row, upstream * share as f32, out);
-                        }
+                let rows = out.chunks_exact_mut(width).zip(logits.chunks_exact(width));
+                for (r, (out, row)) in rows.enumerate() {
+                    let at = chunk * ROWS + r;
+                    if self.weights[at] != 0.0 {
+                        let share = f64::from(self.weights[at]) * self.inverse_total;
+                        gradient(at, row, upstream * share as f32, out);
                     }
-                });
+                }
             },
         );
         out
     }
 }
 
+vectorised! {
 /// Writes `exp((x − max x) · inverse_temperature)`; returns its sum and the maximum.
-#[inline(always)]
 fn exponentials(x: &[f32], inverse_temperature: f32, e: &mut [f32]) -> (f32, f32) {
     let max = math::max(x);
     for (e, x) in e.iter_mut().zip(x) {
@@ -96,8 +91,27 @@ fn exponentials(x: &[f32], inverse_temperature: f32, e: &mut [f32]) -> (f32, f32
     (math::sum16(e), max)
 }
 
+/// `Σ e (a − b) factor + e constant`, overwriting `e` by its terms.
+fn weighted_difference(a: &[f32], b: &[f32], factor: f32, constant: f32, e: &mut [f32]) -> f32 {
+    for ((e, a), b) in e.iter_mut().zip(a).zip(b) {
+        *e *= (a - b) * factor + constant;
+    }
+    math::sum16(e)
+}
+
+fn scale_by(factor: f32, x: &mut [f32]) {
+    x.iter_mut().for_each(|x| *x *= factor);
+}
+
+/// `x ← a x − b p`.
+fn scale_and_subtract(a: f32, p: &[f32], b: f32, x: &mut [f32]) {
+    for (x, p) in x.iter_mut().zip(p) {
+        *x = *x * a - p * b;
+    }
+}
+}
+
 /// `−log softmax(x)[target]`.
-#[inline(always)]
 pub(crate) fn negative_log_likelihood(x: &[f32], target: usize, scratch: &mut [f32]) -> f32 {
     let (sum, max) = exponentials(x, 1.0, scratch);
     max + sum.ln() - x[target]
@@ -140,7 +154,7 @@ impl Op<1> for CrossEntropy {
         let dx = self.weighting.gradient(x.data, x.width(), grad[0], |r, row, factor, out| {
             let (sum, _) = exponentials(row, 1.0, out);
             let scale = factor / sum;
-            out.iter_mut().for_each(|e| *e *= scale);
+            scale_by(scale, out);
             out[self.targets[r] as usize] -= factor;
         });
         Ok([Some(dx)])
@@ -173,10 +187,7 @@ impl Op<1> for Divergence {
             let (sum, max) = exponentials(teacher, inverse, e);
             // log p_T − log p_S = (x_T − x_S)/τ + constant
             let constant = (student_max - max) * inverse + student_sum.ln() - sum.ln();
-            for ((e, t), s) in e.iter_mut().zip(teacher).zip(student) {
-                *e *= (t - s) * inverse + constant;
-            }
-            math::sum16(e) / sum
+            weighted_difference(teacher, student, inverse, constant, e) / sum
         });
         Ok((vec![loss * self.temperature * self.temperature], Shape::from(())))
     }
@@ -196,9 +207,7 @@ impl Op<1> for Divergence {
                 let (sum, _) = exponentials(teacher, inverse, &mut p);
                 let (student_sum, _) = exponentials(student, inverse, out);
                 let (a, b) = (factor / student_sum, factor / sum);
-                for (out, p) in out.iter_mut().zip(&p) {
-                    *out = *out * a - p * b;
-                }
+                scale_and_subtract(a, &p, b, out);
             });
         Ok([Some(dx)])
     }

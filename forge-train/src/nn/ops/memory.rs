@@ -4,7 +4,7 @@
 use candle_core::{Result, Shape, bail};
 use rayon::prelude::*;
 
-use super::simd::vectorise;
+use super::simd::vectorised;
 use super::{Arg, Op, ROWS, add_partials};
 use forge_runtime::math;
 
@@ -25,16 +25,7 @@ impl Op<2> for Scan {
         }
         let mut out = vec![0.0; vr.rows() * m];
         out.par_chunks_mut(self.cols * m).zip(vr.data.par_chunks(self.cols * 2 * m)).for_each(|(out, vr)| {
-            vectorise(|| {
-                let mut state = vec![0.0; m];
-                for (out, vr) in out.chunks_exact_mut(m).zip(vr.chunks_exact(2 * m)) {
-                    let (v, r) = vr.split_at(m);
-                    for i in 0..m {
-                        state[i] += math::sigmoid(r[i] + bias.data[i]) * (v[i] - state[i]);
-                    }
-                    out.copy_from_slice(&state);
-                }
-            });
+            scan(bias.data, vr, out);
         });
         Ok((out, (vr.rows(), m).into()))
     }
@@ -52,15 +43,28 @@ impl Op<2> for Scan {
             .par_chunks_mut(self.cols * 2 * m)
             .zip(vr.data.par_chunks(self.cols * 2 * m))
             .zip(result.par_chunks(self.cols * m).zip(grad.par_chunks(self.cols * m)))
-            .map(|((dvr, vr), (states, grad))| vectorise(|| scan_backward(bias.data, vr, states, grad, dvr)))
+            .map(|((dvr, vr), (states, grad))| scan_backward(bias.data, vr, states, grad, dvr))
             .collect();
         let dbias = add_partials(&partials, m);
         Ok([wanted[0].then_some(dvr), wanted[1].then_some(dbias)])
     }
 }
 
+vectorised! {
+/// One sequence, forwards in time.
+fn scan(bias: &[f32], vr: &[f32], out: &mut [f32]) {
+    let m = bias.len();
+    let mut state = vec![0.0; m];
+    for (out, vr) in out.chunks_exact_mut(m).zip(vr.chunks_exact(2 * m)) {
+        let (v, r) = vr.split_at(m);
+        for i in 0..m {
+            state[i] += math::sigmoid(r[i] + bias[i]) * (v[i] - state[i]);
+        }
+        out.copy_from_slice(&state);
+    }
+}
+
 /// One sequence, backwards in time; returns the gradient of the bias.
-#[inline(always)]
 fn scan_backward(bias: &[f32], vr: &[f32], states: &[f32], grad: &[f32], dvr: &mut [f32]) -> Vec<f32> {
     let m = bias.len();
     let zero = vec![0.0; m];
@@ -83,6 +87,26 @@ fn scan_backward(bias: &[f32], vr: &[f32], states: &[f32], grad: &[f32], dvr: &m
     dbias
 }
 
+fn blend(o: &[f32], m: &[f32], x: &[f32], out: &mut [f32]) {
+    for (((out, o), m), x) in out.iter_mut().zip(o).zip(m).zip(x) {
+        *out = m + math::sigmoid(*x) * (o - m);
+    }
+}
+
+/// Gradients of `o`, `m` and `x`, all of the length of `grad`.
+fn blend_backward(operands: [&[f32]; 3], grad: &[f32], d_o: &mut [f32], d_m: &mut [f32], d_x: &mut [f32]) {
+    let n = grad.len();
+    let [o, m, x] = operands.map(|a| &a[..n]);
+    let (d_o, d_m, d_x) = (&mut d_o[..n], &mut d_m[..n], &mut d_x[..n]);
+    for i in 0..n {
+        let g = math::sigmoid(x[i]);
+        d_o[i] = grad[i] * g;
+        d_m[i] = grad[i] * (1.0 - g);
+        d_x[i] = grad[i] * (o[i] - m[i]) * (g * (1.0 - g));
+    }
+}
+}
+
 /// `m + sigmoid(x) ⊙ (o − m)`; operands `o`, `m` and `x`, all `[n, d]`.
 pub(crate) struct GateBlend;
 
@@ -95,13 +119,7 @@ impl Op<3> for GateBlend {
         out.par_chunks_mut(chunk)
             .zip(o.data.par_chunks(chunk))
             .zip(m.data.par_chunks(chunk).zip(x.data.par_chunks(chunk)))
-            .for_each(|((out, o), (m, x))| {
-                vectorise(|| {
-                    for (((out, o), m), x) in out.iter_mut().zip(o).zip(m).zip(x) {
-                        *out = m + math::sigmoid(*x) * (o - m);
-                    }
-                });
-            });
+            .for_each(|((out, o), (m, x))| blend(o, m, x, out));
         Ok((out, o.dims.into()))
     }
 
@@ -121,16 +139,8 @@ impl Op<3> for GateBlend {
             .enumerate()
             .for_each(|(c, ((d_o, d_m), d_x))| {
                 let part = c * chunk..c * chunk + d_o.len();
-                let (o, m) = (&o.data[part.clone()], &m.data[part.clone()]);
-                let (x, grad) = (&x.data[part.clone()], &grad[part]);
-                vectorise(|| {
-                    for i in 0..d_o.len() {
-                        let g = math::sigmoid(x[i]);
-                        d_o[i] = grad[i] * g;
-                        d_m[i] = grad[i] * (1.0 - g);
-                        d_x[i] = grad[i] * (o[i] - m[i]) * (g * (1.0 - g));
-                    }
-                });
+                let operands = [o, m, x].map(|a| &a.data[part.clone()]);
+                blend_backward(operands, &grad[part.clone()], d_o, d_m, d_x);
             });
         Ok([Some(d_o), Some(d_m), Some(d_x)])
     }

@@ -3,7 +3,7 @@
 use candle_core::{Result, Shape};
 use rayon::prelude::*;
 
-use super::simd::vectorise;
+use super::simd::vectorised;
 use super::{Arg, Op, ROWS, add_partials};
 use forge_runtime::math;
 
@@ -46,14 +46,7 @@ impl Op<3> for GainedResidual {
         let d = z.width();
         let mut out = base.data.to_vec();
         out.par_chunks_mut(ROWS * d).zip(z.data.par_chunks(ROWS * d)).for_each(|(out, z)| {
-            vectorise(|| {
-                for (out, z) in out.chunks_exact_mut(d).zip(z.chunks_exact(d)) {
-                    let inv = inverse_rms(z, self.eps);
-                    for ((out, z), g) in out.iter_mut().zip(z).zip(gain.data) {
-                        *out += g * (z * inv);
-                    }
-                }
-            });
+            gained_rows(self.eps, gain.data, z, out);
         });
         Ok((out, base.dims.into()))
     }
@@ -71,16 +64,27 @@ impl Op<3> for GainedResidual {
             .par_chunks_mut(ROWS * d)
             .zip(z.data.par_chunks(ROWS * d))
             .zip(grad.par_chunks(ROWS * d))
-            .map(|((dz, z), grad)| vectorise(|| gained_rows(self.eps, gain.data, z, grad, dz)))
+            .map(|((dz, z), grad)| gained_rows_backward(self.eps, gain.data, z, grad, dz))
             .collect();
         let dgain = add_partials(&partials, d);
         Ok([wanted[0].then(|| grad.to_vec()), wanted[1].then_some(dz), wanted[2].then_some(dgain)])
     }
 }
 
+vectorised! {
+/// Adds `gain ⊙ norm(z)` to `out`.
+fn gained_rows(eps: f32, gain: &[f32], z: &[f32], out: &mut [f32]) {
+    let d = gain.len();
+    for (out, z) in out.chunks_exact_mut(d).zip(z.chunks_exact(d)) {
+        let inv = inverse_rms(z, eps);
+        for ((out, z), g) in out.iter_mut().zip(z).zip(gain) {
+            *out += g * (z * inv);
+        }
+    }
+}
+
 /// Writes the gradient of `z` to `dz` and returns that of the gain.
-#[inline(always)]
-fn gained_rows(eps: f32, gain: &[f32], z: &[f32], grad: &[f32], dz: &mut [f32]) -> Vec<f32> {
+fn gained_rows_backward(eps: f32, gain: &[f32], z: &[f32], grad: &[f32], dz: &mut [f32]) -> Vec<f32> {
     let d = gain.len();
     let mut dgain = vec![0.0; d];
     for ((dz, z), grad) in dz.chunks_exact_mut(d).zip(z.chunks_exact(d)).zip(grad.chunks_exact(d)) {
@@ -92,4 +96,5 @@ fn gained_rows(eps: f32, gain: &[f32], z: &[f32], grad: &[f32], dz: &mut [f32]) 
         normalise_backward(z, inv, dz);
     }
     dgain
+}
 }

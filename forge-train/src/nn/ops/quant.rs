@@ -83,20 +83,20 @@ pub(crate) fn mix(x: f32, q: f32, lambda: f32) -> f32 {
     if lambda >= 1.0 { q } else { x + lambda * (q - x) }
 }
 
-/// Quantises a row of activations to int8 in place, leaving integers; returns what one step is worth, or `None`
-/// for a row without magnitude, which is left at zero.
+/// Quantises a row of activations to int8 in place, leaving integers; returns what one step is worth, 0 for a
+/// row without magnitude, which becomes zeros.
 #[inline(always)]
-pub(crate) fn int8_activations(x: &mut [f32]) -> Option<f32> {
+pub(crate) fn int8_activations(x: &mut [f32]) -> f32 {
     let amax = max_abs(x);
     if amax > 1e-30 {
         let scale = 127.0 / amax;
         for v in x.iter_mut() {
             *v = math::round_even(*v * scale);
         }
-        Some(amax / 127.0)
+        amax / 127.0
     } else {
         x.fill(0.0);
-        None
+        0.0
     }
 }
 

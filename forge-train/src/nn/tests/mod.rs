@@ -1,6 +1,8 @@
 //! Tests of the operations, the network and its agreement with the runtime.
 
 mod gradients;
+mod properties;
+mod reference;
 mod training;
 
 use candle_core::{Device, Tensor};
