@@ -1,2 +1,46 @@
-//! Executes `.forge` models: no std, no heap, no panics, the same bits on every target.
+//! Executes `.forge` language models: no std, no heap, no panics, the same bits on every target.
+//!
+//! ```text
+//! let model = Model::parse(bytes)?;                       // a view of the file; checks everything once
+//! let mut memory = [0u32; N];                             // model.workspace() bytes, 4-byte aligned
+//! let mut session = Session::new(&model, bytemuck::cast_slice_mut(&mut memory))?;
+//! let logits = session.step(token)?;
+//! ```
+//!
+//! The forward pass is stated in `docs/numerics.md`; the code in [`kernels`] and [`math`] is its definition.
 #![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "alloc")]
+extern crate alloc;
+#[cfg(feature = "std")]
+extern crate std;
+
+pub mod math;
+
+mod block;
+pub mod call;
+pub mod error;
+pub mod generate;
+pub mod kernels;
+mod layout;
+pub mod model;
+mod norm;
+pub mod sampler;
+pub mod session;
+#[cfg(feature = "alloc")]
+#[doc(hidden)]
+pub mod testing;
+pub mod tokenizer;
+#[cfg(feature = "alloc")]
+pub mod workspace;
+
+pub use error::{Error, Result};
+pub use forge_formats::ModelConfig;
+pub use generate::Generator;
+pub use model::Model;
+pub use sampler::Sampler;
+pub use session::Session;
+pub use tokenizer::Tokenizer;
+#[cfg(feature = "alloc")]
+pub use workspace::Workspace;

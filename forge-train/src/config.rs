@@ -1,1 +1,470 @@
-//! (module config)
+//! The one typed configuration: every figure a run depends on, with the defaults of each preset.
+//!
+//! Unknown keys are refused. Layering (preset, file, `--set`) lives in `config_load`.
+
+use forge_formats::config::{Activation, ModelConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::phases::evomerge::EvolveConfig;
+
+/// A size of model with everything that follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Preset {
+    /// 0.2–0.5 M parameters; all phases in minutes on two CPU cores.
+    #[serde(rename = "nano")]
+    Nano,
+    /// 1–3 M parameters.
+    #[serde(rename = "tiny")]
+    Tiny,
+    /// 22.5–27.5 M parameters, for one GPU.
+    #[serde(rename = "25m")]
+    M25,
+}
+
+/// The whole configuration of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// What is run and from which seed.
+    pub run: RunConfig,
+    /// Shape of the model.
+    pub model: ModelShape,
+    /// Tokenizer training.
+    pub tokenizer: TokenizerConfig,
+    /// Data preparation.
+    pub data: DataConfig,
+    /// Cognate.
+    pub phase1: CognateConfig,
+    /// EvoMerge.
+    pub phase2: EvoMergeConfig,
+    /// Quiet-STaR.
+    pub phase3: QuietStarConfig,
+    /// BitNet.
+    pub phase4: BitNetConfig,
+    /// Forge training.
+    pub phase5: ForgeConfig,
+    /// Tool and persona baking.
+    pub phase6: BakingConfig,
+    /// Edge.
+    pub phase7: EdgeConfig,
+    /// Final compression.
+    pub phase8: CompressionConfig,
+}
+
+/// What is run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// The preset the defaults come from.
+    pub preset: Preset,
+    /// Every random stream of the run derives from it.
+    pub seed: u64,
+    /// Seconds between checkpoints inside a phase.
+    pub checkpoint_seconds: u64,
+}
+
+/// The model's sizes; the vocabulary comes from the tokenizer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelShape {
+    /// Width of the residual stream.
+    pub dim: u32,
+    /// Blocks stored.
+    pub layers: u32,
+    /// Query heads.
+    pub heads: u32,
+    /// Key/value heads.
+    pub kv_heads: u32,
+    /// Channels a head.
+    pub head_dim: u32,
+    /// Feed-forward width.
+    pub ffn: u32,
+    /// `true`: squared ReLU; `false`: SwiGLU.
+    pub relu2: bool,
+    /// Attention window in tokens.
+    pub window: u32,
+    /// Times the block stack is applied.
+    pub recursion: u32,
+    /// Whether tokens may stop recursing early.
+    pub halting: bool,
+    /// Memory width, 0 for none.
+    pub mem_dim: u32,
+    /// Hidden width of the memory gate.
+    pub mem_gate: u32,
+    /// Blocks with a memory.
+    pub mem_layers: Vec<u32>,
+}
+
+/// Tokenizer training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerConfig {
+    /// Vocabulary, special tokens and bytes included.
+    pub vocab: u32,
+}
+
+/// Data preparation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Longest sequence in tokens; longer ones are cut.
+    pub max_len: usize,
+    /// Loss weight of prompt tokens (completion tokens weigh 1).
+    pub prompt_weight: f32,
+    /// Built-in training examples of each kind, in thousands, before mixing.
+    pub builtin_thousands: usize,
+    /// Probability that a slot's value is swapped for another training value of the slot.
+    pub augment: f32,
+    /// Examples an evaluation uses at most, of each kind.
+    pub eval_examples: usize,
+}
+
+/// An optimiser and its schedule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Tokens in a batch, padding included.
+    pub batch_tokens: usize,
+    /// Peak learning rate of AdamW.
+    pub lr: f32,
+    /// Steps of linear warm-up.
+    pub warmup: u64,
+    /// Share of the steps at the end over which the rate falls to zero (1 = from the warm-up on).
+    pub decay_share: f32,
+    /// Decoupled weight decay of matrices.
+    pub weight_decay: f32,
+    /// Gradients are scaled down to this global norm.
+    pub clip: f32,
+    /// Peak learning rate of Muon for projections; 0 trains them with AdamW.
+    pub muon_lr: f32,
+    /// Grokfast gain λ; 0 switches the filter off.
+    pub grokfast_lambda: f32,
+    /// Grokfast decay α.
+    pub grokfast_alpha: f32,
+}
+
+impl TrainConfig {
+    /// AdamW with warm-up and linear decay over the whole run.
+    fn adamw(steps: u64, batch_tokens: usize, lr: f32) -> Self {
+        Self {
+            steps,
+            batch_tokens,
+            lr,
+            warmup: (steps / 20).clamp(5, 200),
+            decay_share: 1.0,
+            weight_decay: 0.05,
+            clip: 1.0,
+            muon_lr: 0.0,
+            grokfast_lambda: 0.0,
+            grokfast_alpha: 0.98,
+        }
+    }
+}
+
+/// Phase 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CognateConfig {
+    /// Training of the shared trunk.
+    pub trunk: TrainConfig,
+    /// Training of each branch.
+    pub branch: TrainConfig,
+    /// Weight of each recursion's loss, last entry for the last; shorter lists are padded at the front.
+    pub supervision: Vec<f32>,
+    /// Weight of the halting head's binary cross-entropy.
+    pub halt_weight: f32,
+    /// A recursion counts as useful when it lowers the token's loss by more than this (nats).
+    pub halt_margin: f32,
+    /// Seeds of the three branches: reasoning, memory_integration, adaptive_computation.
+    pub seeds: [u64; 3],
+}
+
+/// Phase 2.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvoMergeConfig {
+    /// Held-out examples the fitness is measured on.
+    pub fitness_examples: usize,
+    /// The search.
+    pub search: EvolveConfig,
+}
+
+/// Phase 3.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuietStarConfig {
+    /// Supervised training on reasoning traces.
+    pub bake: TrainConfig,
+    /// Policy-gradient training on sampled thoughts.
+    pub reinforce: TrainConfig,
+    /// Prompts sampled from in each policy-gradient step.
+    pub prompts: usize,
+    /// Thoughts sampled per prompt.
+    pub thoughts: usize,
+    /// Longest thought in tokens.
+    pub thought_tokens: usize,
+    /// Sampling temperature of thoughts.
+    pub temperature: f32,
+    /// Weight of the policy-gradient loss beside the likelihood of the answer.
+    pub policy_weight: f32,
+}
+
+/// Phase 4.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BitNetConfig {
+    /// Calibration examples for activation ranges and importances.
+    pub calibration_examples: usize,
+    /// Smallest ratio of phase 1's FP32 file to this phase's file.
+    pub min_ratio: f64,
+    /// Largest file in bytes.
+    pub max_bytes: u64,
+}
+
+/// Phase 5.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForgeConfig {
+    /// Quantisation-aware training.
+    pub train: TrainConfig,
+    /// Share of the steps over which quantisation is faded in.
+    pub lambda_share: f32,
+    /// Accuracy on a level at which the curriculum advances.
+    pub advance_at: f64,
+    /// Steps between curriculum measurements.
+    pub assess_every: u64,
+    /// Steps of the no-straight-through control; 0 skips it.
+    pub control_steps: u64,
+}
+
+/// Phase 6.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BakingConfig {
+    /// Distillation training of a cycle.
+    pub train: TrainConfig,
+    /// Most cycles (tools, then persona).
+    pub cycles: u32,
+    /// Trajectories sampled from the prompted model in a cycle.
+    pub trajectories: usize,
+    /// Sampling temperature of trajectories.
+    pub temperature: f32,
+    /// Share of the way from unbaked to baked weights that is kept (1 = full, 0.5 = half-baking).
+    pub strength: f32,
+    /// Share of a batch that replays training data, against forgetting.
+    pub replay: f32,
+    /// Largest allowed rise of bits per byte, as a ratio.
+    pub max_forgetting: f64,
+}
+
+/// Phase 7.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EdgeConfig {
+    /// Device profile: a shipped name or a path to a TOML file.
+    pub profile: String,
+    /// Share of the feed-forward channels removed.
+    pub prune_ffn: f32,
+    /// Distillation from the unpruned model.
+    pub train: TrainConfig,
+    /// Weight of the teacher's distribution against the data.
+    pub distil_weight: f32,
+    /// Smallest share of phase 6's frame accuracy that must remain.
+    pub min_retention: f64,
+}
+
+/// Phase 8.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompressionConfig {
+    /// Largest file in bytes.
+    pub budget: u64,
+    /// Smallest share of phase 7's frame accuracy that must remain after each stage.
+    pub min_retention: f64,
+    /// Largest ratio of bits per byte, after to before, for data without checkable accuracy.
+    pub max_bpb_ratio: f64,
+}
+
+impl Config {
+    /// The defaults of a preset.
+    pub fn preset(preset: Preset) -> Self {
+        match preset {
+            Preset::Nano => Self::nano(),
+            Preset::Tiny => Self::tiny(),
+            Preset::M25 => Self::m25(),
+        }
+    }
+
+    fn nano() -> Self {
+        let batch = 4096;
+        Self {
+            run: RunConfig { preset: Preset::Nano, seed: 42, checkpoint_seconds: 20 },
+            model: ModelShape {
+                dim: 128,
+                layers: 2,
+                heads: 4,
+                kv_heads: 2,
+                head_dim: 32,
+                ffn: 320,
+                relu2: false,
+                window: 64,
+                recursion: 2,
+                halting: true,
+                mem_dim: 32,
+                mem_gate: 32,
+                mem_layers: vec![1],
+            },
+            tokenizer: TokenizerConfig { vocab: 512 },
+            data: DataConfig {
+                max_len: 128,
+                prompt_weight: 0.1,
+                builtin_thousands: 24,
+                augment: 0.5,
+                eval_examples: 400,
+            },
+            phase1: CognateConfig {
+                trunk: TrainConfig::adamw(700, batch, 3e-3),
+                branch: TrainConfig::adamw(80, batch, 1e-3),
+                supervision: vec![0.5, 1.0],
+                halt_weight: 0.1,
+                halt_margin: 0.02,
+                seeds: [42, 1337, 2023],
+            },
+            phase2: EvoMergeConfig {
+                fitness_examples: 96,
+                search: EvolveConfig { diversity_sample: 1024, ..EvolveConfig::default() },
+            },
+            phase3: QuietStarConfig {
+                bake: TrainConfig::adamw(80, batch, 1e-3),
+                reinforce: TrainConfig::adamw(20, batch, 1e-4),
+                prompts: 16,
+                thoughts: 4,
+                thought_tokens: 24,
+                temperature: 1.0,
+                policy_weight: 1.0,
+            },
+            phase4: BitNetConfig { calibration_examples: 128, min_ratio: 6.0, max_bytes: 20_000_000 },
+            phase5: ForgeConfig {
+                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(600, batch, 2.5e-3) },
+                lambda_share: 0.1,
+                advance_at: 0.8,
+                assess_every: 100,
+                control_steps: 30,
+            },
+            phase6: BakingConfig {
+                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(80, batch, 1e-3) },
+                cycles: 2,
+                trajectories: 1500,
+                temperature: 0.7,
+                strength: 1.0,
+                replay: 0.25,
+                max_forgetting: 1.10,
+            },
+            phase7: EdgeConfig {
+                profile: "cortex-m4-1m".into(),
+                prune_ffn: 0.2,
+                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(150, batch, 1e-3) },
+                distil_weight: 0.7,
+                min_retention: 0.92,
+            },
+            phase8: CompressionConfig { budget: 125_000, min_retention: 0.95, max_bpb_ratio: 1.05 },
+        }
+    }
+
+    fn tiny() -> Self {
+        let mut c = Self::nano();
+        c.run.preset = Preset::Tiny;
+        c.model = ModelShape {
+            dim: 192,
+            layers: 4,
+            heads: 6,
+            kv_heads: 3,
+            head_dim: 32,
+            ffn: 512,
+            window: 128,
+            mem_layers: vec![3],
+            mem_dim: 48,
+            mem_gate: 48,
+            ..c.model
+        };
+        c.tokenizer.vocab = 1024;
+        c.data.max_len = 256;
+        c.phase1.trunk.steps = 4000;
+        c.phase1.branch.steps = 400;
+        c.phase3.bake.steps = 400;
+        c.phase5.train.steps = 4000;
+        c.phase6.train.steps = 400;
+        c.phase7.train.steps = 1000;
+        c.phase7.profile = "cortex-m7-2m".into();
+        c.phase8.budget = 500_000;
+        c
+    }
+
+    fn m25() -> Self {
+        let mut c = Self::tiny();
+        c.run.preset = Preset::M25;
+        c.model = ModelShape {
+            dim: 384,
+            layers: 12,
+            heads: 6,
+            kv_heads: 6,
+            head_dim: 64,
+            ffn: 1024,
+            window: 256,
+            mem_layers: vec![5],
+            mem_dim: 64,
+            mem_gate: 64,
+            ..c.model
+        };
+        c.tokenizer.vocab = 8192;
+        c.data.max_len = 512;
+        for train in [&mut c.phase1.trunk, &mut c.phase1.branch, &mut c.phase5.train, &mut c.phase7.train] {
+            train.batch_tokens = 32_768;
+            train.lr = 1e-3;
+        }
+        c.phase1.trunk.steps = 10_000;
+        c.phase1.branch.steps = 1000;
+        c.phase5.train.steps = 10_000;
+        c.phase4.min_ratio = 8.0;
+        c.phase7.profile = "browser".into();
+        c.phase8.budget = 6_000_000;
+        c
+    }
+
+    /// The model's configuration once the tokenizer's size is known.
+    pub fn model_config(&self, vocab: u32) -> ModelConfig {
+        let m = &self.model;
+        ModelConfig {
+            vocab,
+            dim: m.dim,
+            layers: m.layers,
+            heads: m.heads,
+            kv_heads: m.kv_heads,
+            head_dim: m.head_dim,
+            ffn: m.ffn,
+            activation: if m.relu2 { Activation::Relu2 } else { Activation::SwiGlu },
+            window: m.window,
+            rope_log2_theta: 13.287_712,
+            norm_eps: 1e-6,
+            norm_gain: true,
+            tied: true,
+            recursion: m.recursion,
+            halting: m.halting && m.recursion > 1,
+            halt_threshold: 0.5,
+            mem_dim: m.mem_dim,
+            mem_gate: m.mem_gate,
+            mem_layers: m.mem_layers.iter().filter(|l| **l < 64).fold(0, |bits, l| bits | 1 << l),
+        }
+    }
+
+    /// Parameters a phase-1 model of this preset may have.
+    pub fn parameter_range(&self) -> [u64; 2] {
+        match self.run.preset {
+            Preset::Nano => [200_000, 500_000],
+            Preset::Tiny => [1_000_000, 3_000_000],
+            Preset::M25 => [22_500_000, 27_500_000],
+        }
+    }
+}

@@ -51,6 +51,9 @@ pub enum Error {
     /// A model in memory is invalid; a bug or a damaged artifact.
     #[error("invalid model: {0}")]
     Format(#[from] forge_formats::error::Error),
+    /// The runtime refused a model or ran out of room.
+    #[error("runtime: {0}")]
+    Runtime(#[from] forge_runtime::Error),
     /// A tensor operation failed.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
@@ -79,9 +82,13 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Usage { hint, .. } => Some(hint.clone()),
-            Error::Model { .. } => Some("copy the file again, or make it again with `forge-train pipeline`".into()),
+            Error::Model { .. } => {
+                Some("copy the file again, or make it again with `forge-train pipeline`".into())
+            }
             Error::Io { action: "read", .. } => Some("check the path and its permissions".into()),
-            Error::Io { .. } => Some("check that the directory exists, is writable and has free space".into()),
+            Error::Io { .. } => {
+                Some("check that the directory exists, is writable and has free space".into())
+            }
             Error::Data { .. } => Some("mend or delete that line; formats are listed in docs/data.md".into()),
             Error::Artifact(_) => Some("run the session again without `--resume`".into()),
             _ => None,

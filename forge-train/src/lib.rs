@@ -3,6 +3,7 @@
 
 pub mod codec;
 pub mod config;
+pub mod config_load;
 pub mod data;
 pub mod engine;
 pub mod error;
@@ -15,3 +16,4 @@ pub mod registry;
 pub mod rng;
 pub mod tokenizer;
 pub mod weights;
+pub mod weights_io;

@@ -1,5 +1,7 @@
 //! A `.forge` file, read where it lies.
 
+use core::fmt;
+
 use crate::codec::Matrix;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
@@ -9,7 +11,7 @@ use crate::role::Role;
 use crate::tokenizer::TokenizerTable;
 
 /// A view of a whole file whose structure and content have been checked. See `docs/format.md`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct File<'a> {
     header: Header,
     config: ModelConfig,
@@ -102,9 +104,24 @@ impl<'a> File<'a> {
 
     /// The bytes of one of this file's sections, without padding.
     pub fn section_bytes(&self, section: &Section) -> &'a [u8] {
-        let start = (section.offset64 as usize).checked_mul(ALIGN);
-        let bytes = start.and_then(|at| self.data.get(at..)).and_then(|b| b.get(..section.len as usize));
+        self.data_at(section.offset64, section.len)
+    }
+
+    /// `len` bytes at `offset64 * 64` of the data area; empty when they are not all there.
+    #[inline]
+    pub fn data_at(&self, offset64: u32, len: u32) -> &'a [u8] {
+        let start = (offset64 as usize).checked_mul(ALIGN);
+        let bytes = start.and_then(|at| self.data.get(at..)).and_then(|b| b.get(..len as usize));
         bytes.unwrap_or(&[])
+    }
+}
+
+impl fmt::Debug for File<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("File")
+            .field("header", &self.header)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 

@@ -10,7 +10,7 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::role::Role;
 
-/// No record is longer: a [`Head`] is at most 111 bytes, a [`Section`] at most 35.
+/// No record is longer: a [`Head`] takes at most 84 bytes, a [`Section`] at most 37.
 pub(crate) const RECORD_MAX: usize = 128;
 
 /// First record of the manifest.

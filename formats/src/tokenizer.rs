@@ -3,6 +3,8 @@
 //! Token ids are special tokens first (`0..S`), then the 256 bytes (`S..S + 256`), then one token a merge in
 //! rank order. The table holds no text of ordinary tokens: a merge says which two earlier tokens it joins.
 
+use core::fmt;
+
 #[cfg(feature = "alloc")]
 use alloc::{string::String, vec::Vec};
 
@@ -50,7 +52,7 @@ impl SpecialKind {
 }
 
 /// A validated table that stays in its bytes. Layout in `docs/format.md`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 pub struct TokenizerTable<'a> {
     specials: u16,
     /// Pairs of token ids, four bytes each.
@@ -218,6 +220,12 @@ impl<'a> TokenizerTable<'a> {
             specials: self.specials().map(|(kind, name)| (kind, String::from(name))).collect(),
             merges: self.merges.iter().map(decode_pair).collect(),
         }
+    }
+}
+
+impl fmt::Debug for TokenizerTable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TokenizerTable({} tokens, {} special)", self.vocab(), self.specials)
     }
 }
 

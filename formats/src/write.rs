@@ -10,7 +10,7 @@ use crate::codec::Codec;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::file::File;
-use crate::header::{ALIGN, HEADER_LEN, Header, align_up, crc32};
+use crate::header::{ALIGN, Header, align_up, crc32};
 use crate::manifest::{Content, Head, RECORD_MAX, Section};
 use crate::role::Role;
 
@@ -36,6 +36,30 @@ impl Writer {
             card: String::new(),
             extras: BTreeMap::new(),
         }
+    }
+
+    /// Everything in a file, to change some of it and write it again.
+    pub fn from_file(file: &File<'_>) -> Self {
+        let mut writer = Self::new(file.config().clone());
+        for section in file.sections() {
+            let bytes = file.section_bytes(&section);
+            writer = match section.content {
+                Content::Tensor { role, layer, codec, .. } => {
+                    writer.tensor(role, layer, codec, Vec::from(bytes))
+                }
+                Content::Tokenizer => writer.tokenizer(bytes),
+                Content::Card => writer.card(file.card()),
+                Content::Extra { tag } => writer.extra(tag, bytes),
+            };
+        }
+        writer
+    }
+
+    /// Like [`Writer::tensor`], but takes the place of the tensor that is there already.
+    #[must_use]
+    pub fn replace(mut self, role: Role, layer: u32, codec: Codec, payload: Vec<u8>) -> Self {
+        self.tensors.insert((role, layer), (codec, payload));
+        self
     }
 
     /// Adds a coded tensor; its shape follows from role and config.
@@ -87,7 +111,6 @@ impl Writer {
         let header = Header::new(&manifest, data.len() as u64)?;
         let mut out = Vec::with_capacity(header.data_offset as usize + data.len());
         out.extend(header.to_bytes());
-        debug_assert_eq!(out.len(), HEADER_LEN);
         out.extend(manifest);
         out.resize(header.data_offset as usize, 0);
         out.extend(data);

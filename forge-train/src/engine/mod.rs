@@ -1,1 +1,8 @@
-//! (module engine)
+//! The training engine that every phase uses: one loop with checkpoints, the objectives, data mixtures, and
+//! the emission of `.forge` files.
+
+pub mod emit;
+pub mod mixture;
+pub mod objective;
+pub mod trainer;
+pub mod update;

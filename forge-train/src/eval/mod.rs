@@ -1,1 +1,212 @@
-//! (module eval)
+//! Evaluation of an emitted file, through `forge-runtime` only: what is measured is what ships.
+//!
+//! Examples run in parallel; every figure but the speed is combined in the examples' order and does not depend on
+//! the number of threads.
+
+mod answer;
+mod rate;
+mod runner;
+mod sample;
+
+use std::time::Instant;
+
+use forge_runtime::{Model, Sampler};
+use rayon::prelude::*;
+use serde::Serialize;
+
+pub use answer::{answer_matches, read};
+pub use rate::Rate;
+pub use sample::{SampleOptions, generate};
+
+use crate::data::builtin::is_persona_reply;
+use crate::data::{Completion, Example, Slice, encode};
+use crate::error::Result;
+use crate::tokenizer::Tokenizer;
+use runner::{Memory, Score, Writing, failed, score, write};
+
+/// Whether questions are thought about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Thoughts {
+    /// The model decides.
+    #[default]
+    Free,
+    /// `<think>` is never written, and traces are left out of what is scored.
+    Skipped,
+}
+
+/// What is measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Tokens a completion may have at most.
+    pub max_tokens: usize,
+    /// Whether questions are thought about.
+    pub thoughts: Thoughts,
+    /// Whether completions are generated; without, only the likelihood of the examples is measured.
+    pub generate: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { max_tokens: 128, thoughts: Thoughts::Free, generate: true }
+    }
+}
+
+/// What was measured. Every field but `tokens_per_second` is a pure function of file, examples and options.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EvalReport {
+    /// Length of the file.
+    pub bytes: u64,
+    /// Examples.
+    pub n: usize,
+    /// Calls with the right tool.
+    pub tool_accuracy: Rate,
+    /// Calls with the right tool and exactly the right arguments.
+    pub frame_accuracy: Rate,
+    /// Questions answered right.
+    pub answer_accuracy: Rate,
+    /// Dialogues meant in the persona's manner that were answered in it, by its grammar.
+    pub persona_consistency: Rate,
+    /// Negative log-likelihood of every token behind `<bos>` and the system text, in bits, over the bytes of prompt
+    /// and completion.
+    pub bits_per_byte: f64,
+    /// Mean recursions of a token.
+    pub mean_recursions: f64,
+    /// Tokens read and written a second, on all threads together.
+    pub tokens_per_second: f64,
+}
+
+/// What one example gave.
+struct Outcome {
+    score: Score,
+    bytes: usize,
+    written: usize,
+    said: Option<Completion>,
+}
+
+/// Measures a file on examples as they stand: with their system text where they have one.
+///
+/// Completions are generated greedily for calls, questions and persona dialogue.
+///
+/// # Errors
+/// [`crate::error::Error::Format`] for a file that is not a model, [`crate::error::Error::Usage`] for tools the model
+/// does not know.
+pub fn evaluate(bytes: &[u8], examples: &[Example], options: &Options) -> Result<EvalReport> {
+    let model = Model::parse(bytes).map_err(failed)?;
+    let tokenizer = Tokenizer::from_spec(model.file().tokenizer().to_spec())?;
+    encode::check(&tokenizer, examples)?;
+    let begin = Instant::now();
+    let outcomes = examples
+        .par_iter()
+        .map_init(|| Memory::new(&model), |memory, example| run(&model, &tokenizer, memory, example, options))
+        .collect::<Result<Vec<Outcome>>>()?;
+    let seconds = begin.elapsed().as_secs_f64();
+    Ok(report(bytes.len() as u64, examples, &outcomes, seconds))
+}
+
+/// Bits per byte alone, as in [`EvalReport::bits_per_byte`].
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn bits_per_byte(bytes: &[u8], examples: &[Example]) -> Result<f64> {
+    let options = Options { generate: false, ..Options::default() };
+    Ok(evaluate(bytes, examples, &options)?.bits_per_byte)
+}
+
+/// How often persona dialogue is answered in the persona's manner *without* the system text that asks for it; no
+/// trials where the examples hold no persona dialogue.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn persona_consistency(bytes: &[u8], examples: &[Example]) -> Result<Rate> {
+    let bare: Vec<Example> = examples.iter().filter(|e| is_persona(e)).map(Example::without_system).collect();
+    Ok(evaluate(bytes, &bare, &Options::default())?.persona_consistency)
+}
+
+/// Whether the right reply is in the persona's manner.
+fn is_persona(example: &Example) -> bool {
+    example.slice == Slice::Dialogue
+        && matches!(&example.completion, Completion::Text(text) if is_persona_reply(text))
+}
+
+fn run(
+    model: &Model<'_>,
+    tokenizer: &Tokenizer,
+    memory: &mut Memory,
+    example: &Example,
+    options: &Options,
+) -> Result<Outcome> {
+    let skip = options.thoughts == Thoughts::Skipped;
+    let plain = if skip { Some(example.without_thought()) } else { None };
+    let example = plain.as_ref().unwrap_or(example);
+    let prefix = encode::prefix(tokenizer, example);
+    let right = encode::completion(tokenizer, example);
+    let ids = [prefix.as_slice(), &right].concat();
+    let sys = tokenizer.control("<sys>");
+    let scored = prefix.iter().position(|id| *id == sys).map_or(1, |at| at + 1);
+    let score = score(model, memory, &ids, scored, prefix.len())?;
+    let mut outcome = Outcome {
+        score,
+        bytes: example.prompt.len() + example.completion.canonical().len(),
+        written: 0,
+        said: None,
+    };
+    let checkable = matches!(example.completion, Completion::Tool { .. })
+        || example.answer().is_some()
+        || is_persona(example);
+    if options.generate && checkable {
+        // The likeliest tokens have been seen up to the first that is not the example's; generation would give the
+        // same ones again.
+        let banned = skip.then(|| tokenizer.control("<think>"));
+        let said = if score.agreed == right.len() {
+            right
+        } else {
+            let kept = prefix.len() + score.agreed;
+            let how = Writing {
+                sampler: Sampler::greedy(),
+                max_tokens: options.max_tokens.saturating_sub(score.agreed),
+                stops: &[tokenizer.control("<eos>")],
+                banned,
+            };
+            let rest = write(model, memory, &ids[..kept], how)?;
+            outcome.written = kept + rest.len();
+            [&right[..score.agreed], &rest].concat()
+        };
+        outcome.said = Some(read(&tokenizer.runtime(), &said));
+    }
+    Ok(outcome)
+}
+
+fn report(bytes: u64, examples: &[Example], outcomes: &[Outcome], seconds: f64) -> EvalReport {
+    let said = || examples.iter().zip(outcomes).filter_map(|(e, o)| Some((e, o.said.as_ref()?)));
+    let calls = || said().filter(|(e, _)| matches!(e.completion, Completion::Tool { .. }));
+    let nats: f64 = outcomes.iter().map(|o| o.score.nats).sum();
+    let text: usize = outcomes.iter().map(|o| o.bytes).sum();
+    let tokens: u64 = outcomes.iter().map(|o| o.score.tokens).sum();
+    let recursions: u64 = outcomes.iter().map(|o| o.score.recursions).sum();
+    let written: usize = outcomes.iter().map(|o| o.written).sum();
+    EvalReport {
+        bytes,
+        n: examples.len(),
+        tool_accuracy: Rate::of(calls().map(|(e, said)| same_tool(&e.completion, said))),
+        frame_accuracy: Rate::of(calls().map(|(e, said)| e.completion.same_frame(said))),
+        answer_accuracy: Rate::of(
+            said().filter(|(e, _)| e.answer().is_some()).map(|(e, said)| answer::is_answer(e, said)),
+        ),
+        persona_consistency: Rate::of(
+            said()
+                .filter(|(e, _)| is_persona(e))
+                .map(|(_, said)| matches!(said, Completion::Text(text) if is_persona_reply(text))),
+        ),
+        bits_per_byte: nats / std::f64::consts::LN_2 / text.max(1) as f64,
+        mean_recursions: recursions as f64 / tokens.max(1) as f64,
+        tokens_per_second: (tokens + written as u64) as f64 / seconds.max(1e-9),
+    }
+}
+
+fn same_tool(right: &Completion, said: &Completion) -> bool {
+    matches!((right, said), (Completion::Tool { tool: a, .. }, Completion::Tool { tool: b, .. }) if a == b)
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,1 +1,13 @@
-//! (module nn)
+//! The Cognate model on candle: the forward pass of `docs/numerics.md` as a differentiable graph of fused
+//! operations. `forge-runtime` defines inference; this module follows it for training and is tested against it.
+
+mod forward;
+pub mod loss;
+mod network;
+pub(crate) mod ops;
+
+pub use forward::{Forward, ForwardOptions, Observer};
+pub use network::{Network, Precision, Projections, Tables};
+
+#[cfg(test)]
+mod tests;

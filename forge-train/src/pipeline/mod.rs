@@ -1,1 +1,19 @@
-//! (module pipeline)
+//! Runs the eight phases in order: sessions, artifacts, checkpoints, handoff contracts, progress and plans.
+//!
+//! A phase is a function of (its inputs' artifacts, config, seed, data) to artifacts. It keeps no state between
+//! runs but what it saves through [`CheckpointDir`], so a run killed at any instant resumes with the same bytes.
+
+pub mod artifact;
+pub mod checkpoint;
+pub mod durable;
+pub mod handoff;
+pub mod phase;
+pub mod stop;
+
+pub use artifact::ArtifactStore;
+pub use checkpoint::{Checkpoint, CheckpointDir};
+pub use phase::{
+    ArtifactKind, ArtifactRef, Gate, Phase, PhaseContext, PhaseId, PhaseOutput, PreparedData, Progress,
+    Silent,
+};
+pub use stop::StopFlag;

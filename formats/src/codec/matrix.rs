@@ -1,5 +1,6 @@
 //! A validated matrix that stays in the bytes of its section.
 
+use core::fmt;
 use core::ops::Range;
 
 use half::f16;
@@ -10,7 +11,7 @@ use super::{Codec, float, hyper, int8, seedlm, ternary, validate, vptq};
 use crate::error::Result;
 
 /// A coded `[rows, cols]` matrix, or a range of rows of one. Holding it means that its payload is valid.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 pub struct Matrix<'a> {
     codec: Codec,
     payload: &'a [u8],
@@ -33,8 +34,9 @@ impl<'a> Matrix<'a> {
         Ok(Self::validated(codec, shape, payload))
     }
 
-    /// Wraps a payload that [`validate`] has passed before.
-    pub(crate) fn validated(codec: Codec, [rows, cols]: [u32; 2], payload: &'a [u8]) -> Self {
+    /// Wraps a payload that [`validate`] has passed before, as those of a parsed [`crate::File`] have;
+    /// [`Matrix::new`] is for all others.
+    pub fn validated(codec: Codec, [rows, cols]: [u32; 2], payload: &'a [u8]) -> Self {
         Self { codec, payload, stored: rows, first: 0, rows, cols }
     }
 
@@ -77,6 +79,22 @@ impl<'a> Matrix<'a> {
         let stride = self.row_stride();
         let bytes = || self.payload.get(self.stored_row(r)? as usize * stride..)?.get(..stride);
         bytes().unwrap_or(&[])
+    }
+
+    /// The payload from the first row of this view on, past its last row to the end: kernels may read a little
+    /// beyond a row. Row `r` begins at `r` times [`Matrix::row_stride`].
+    pub fn rows_on(&self) -> &'a [u8] {
+        self.payload.get(self.first as usize * self.row_stride()..).unwrap_or(&[])
+    }
+
+    /// The f16 scales of the rows, little-endian, for integer codecs; empty for the others.
+    pub fn scales(&self) -> &'a [[u8; 2]] {
+        let scales = || {
+            let at = (self.stored as usize).checked_mul(self.row_stride())?;
+            let first = self.first as usize;
+            self.payload.get(at..)?.as_chunks().0.get(first..first + self.rows())
+        };
+        if self.codec.is_integer() { scales().unwrap_or(&[]) } else { &[] }
     }
 
     /// Scale of row `r` for integer codecs, 1 for the others and 0 when `r` is out of range.
@@ -132,5 +150,11 @@ impl<'a> Matrix<'a> {
     fn stored_row(&self, r: usize) -> Option<u32> {
         let r = u32::try_from(r).ok()?;
         (r < self.rows).then(|| self.first + r)
+    }
+}
+
+impl fmt::Debug for Matrix<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Matrix({}, {} x {})", self.codec.name(), self.rows, self.cols)
     }
 }

@@ -101,9 +101,13 @@ fn valid(p: &SeedLmParams) -> bool {
         && p.exponent.unsigned_abs() <= MAX_EXPONENT.unsigned_abs()
 }
 
+/// Blocks in a row. The compiler cannot see that `block` is never 0 here; `max` spares it a panic.
+fn blocks(p: &SeedLmParams, cols: u32) -> u32 {
+    cols.div_ceil(u32::from(p.block).max(1))
+}
+
 fn row_len(p: &SeedLmParams, cols: u32) -> Option<u64> {
-    let blocks = u64::from(cols).div_ceil(u64::from(p.block));
-    valid(p).then(|| (blocks * u64::from(block_bits(p))).div_ceil(8))
+    valid(p).then(|| (u64::from(blocks(p, cols)) * u64::from(block_bits(p))).div_ceil(8))
 }
 
 fn row_bytes<'a>(p: &SeedLmParams, cols: u32, payload: &'a [u8], row: u32) -> Option<&'a [u8]> {
@@ -132,7 +136,7 @@ pub fn validate(p: &SeedLmParams, rows: u32, cols: u32, payload: &[u8]) -> Resul
     }
     for row in 0..rows {
         let mut bits = BitReader::new(row_bytes(p, cols, payload, row).ok_or(bad)?);
-        for _ in 0..cols.div_ceil(u32::from(p.block)) {
+        for _ in 0..blocks(p, cols) {
             if bits.take(u32::from(p.bits)) == 0 {
                 return Err(bad);
             }

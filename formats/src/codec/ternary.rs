@@ -38,13 +38,24 @@ impl Packing {
         cols.div_ceil(self.trits())
     }
 
-    /// Whether `byte` is the encoding of some trits of which all from place `used` on are 0.
-    fn valid(self, byte: u8, used: usize) -> bool {
-        let (canonical, trits) = match self {
-            Packing::TwoBit => (pack4(&unpack4(byte)) == byte, &unpack4(byte)[..]),
-            Packing::FiveInEight => (pack5(&unpack5(byte)) == byte, &unpack5(byte)[..]),
-        };
-        canonical && trits.iter().skip(used).all(|t| *t == 0)
+    /// Whether `byte` is the encoding of some trits.
+    fn valid(self, byte: u8) -> bool {
+        match self {
+            // No pair of bits is 3.
+            Packing::TwoBit => byte & byte >> 1 & 0x55 == 0,
+            Packing::FiveInEight => {
+                let v = (u16::from(byte) * 243) >> 8;
+                fraction(v) == byte
+            }
+        }
+    }
+
+    /// Whether the places of `byte` from `used` on hold 0.
+    fn padded(self, byte: u8, used: usize) -> bool {
+        match self {
+            Packing::TwoBit => unpack4(byte).iter().skip(used).all(|t| *t == 0),
+            Packing::FiveInEight => unpack5(byte).iter().skip(used).all(|t| *t == 0),
+        }
     }
 }
 
@@ -61,7 +72,11 @@ pub fn unpack4(byte: u8) -> [i8; 4] {
 /// Packs up to five trits; missing ones count as 0. Values outside −1..=1 are clamped.
 pub fn pack5(trits: &[i8]) -> u8 {
     let v = (0..5).fold(0u16, |v, n| v * 3 + u16::from(code(trits, n)));
-    // 242 · 256 + 242 over 243 is at most 255.
+    fraction(v)
+}
+
+/// `v / 243` of 256, rounded up; at most 255 because `v` is at most 242.
+fn fraction(v: u16) -> u8 {
     (v * 256).div_ceil(243) as u8
 }
 
@@ -90,18 +105,15 @@ pub fn payload_len(packing: Packing, rows: u32, cols: u32) -> Option<u64> {
 pub fn validate(packing: Packing, rows: u32, cols: u32, payload: &[u8]) -> Result<()> {
     let invalid = Error::Codec(packing.name());
     let (body, scales) = split_scales(rows, payload).ok_or(invalid)?;
-    let all = packing.trits() as usize;
-    let last = match cols % packing.trits() {
-        0 => all,
-        used => used as usize,
-    };
-    let row_valid = |row: &[u8]| match row.split_last() {
-        Some((tail, full)) => full.iter().all(|b| packing.valid(*b, all)) && packing.valid(*tail, last),
-        None => false,
-    };
+    let used = match cols % packing.trits() {
+        0 => packing.trits(),
+        used => used,
+    } as usize;
+    let padded = |row: &[u8]| row.last().is_some_and(|tail| packing.padded(*tail, used));
     // max(1): chunks of zero bytes do not exist, and a matrix without columns is refused above.
     let stride = packing.row_bytes(cols).max(1) as usize;
-    if body.chunks(stride).all(row_valid) && scales_valid(scales) { Ok(()) } else { Err(invalid) }
+    let trits_valid = body.iter().all(|b| packing.valid(*b)) && body.chunks(stride).all(padded);
+    if trits_valid && scales_valid(scales) { Ok(()) } else { Err(invalid) }
 }
 
 /// Unpacks one row into trits.

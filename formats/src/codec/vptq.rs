@@ -31,9 +31,14 @@ fn book_len(p: &VptqParams, bits: u8) -> usize {
     if bits == 0 { 0 } else { 2 + (usize::from(p.dim) << bits) }
 }
 
+/// Bits of a row's indices. The compiler cannot see that `dim` is never 0 here; `max` spares it a panic.
+fn row_bits(p: &VptqParams, cols: u32) -> u64 {
+    let vectors = cols.div_ceil(u32::from(p.dim).max(1));
+    u64::from(vectors) * u64::from(p.index_bits + p.residual_bits)
+}
+
 fn row_len(p: &VptqParams, cols: u32) -> u64 {
-    let vectors = u64::from(cols).div_ceil(u64::from(p.dim));
-    2 + (vectors * u64::from(p.index_bits + p.residual_bits)).div_ceil(8)
+    2 + row_bits(p, cols).div_ceil(8)
 }
 
 /// Bytes of a `rows × cols` payload; `None` for invalid parameters or an overflow.
@@ -102,8 +107,8 @@ pub fn validate(p: &VptqParams, rows: u32, cols: u32, payload: &[u8]) -> Result<
     let (_, _, body) = split_books(p, payload).ok_or(bad)?;
     for row in 0..rows {
         let (_, indices) = split_row(p, cols, body, row).ok_or(bad)?;
-        let used = u64::from(cols).div_ceil(u64::from(p.dim)) * u64::from(p.index_bits + p.residual_bits);
-        if used % 8 != 0 && indices.last().is_some_and(|last| last >> (used % 8) != 0) {
+        let used = row_bits(p, cols);
+        if !used.is_multiple_of(8) && indices.last().is_some_and(|last| last >> (used % 8) != 0) {
             return Err(bad);
         }
     }

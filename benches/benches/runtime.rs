@@ -1,0 +1,95 @@
+//! Speed of the runtime: whole tokens of a nano model, and single linear maps in multiply-accumulates.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use forge_formats::Matrix;
+use forge_formats::codec::encode::{Simple, encode};
+use forge_formats::config::Activation;
+use forge_runtime::kernels::{QUANTISED_PADDING, Scratch, linear};
+use forge_runtime::testing::{Noise, random_model};
+use forge_runtime::{Model, ModelConfig, Session, Workspace};
+
+/// Every codec that needs no search.
+const CODECS: [Simple; 5] =
+    [Simple::Ternary2b, Simple::Ternary5x8, Simple::Int8Row, Simple::F32, Simple::F16];
+
+/// The shape of the `nano` preset.
+fn nano() -> ModelConfig {
+    ModelConfig {
+        vocab: 512,
+        dim: 128,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 32,
+        ffn: 256,
+        activation: Activation::SwiGlu,
+        window: 64,
+        rope_log2_theta: 13.2877,
+        norm_eps: 1e-5,
+        norm_gain: true,
+        tied: true,
+        recursion: 2,
+        halting: false,
+        halt_threshold: 0.5,
+        mem_dim: 32,
+        mem_gate: 32,
+        mem_layers: 0b10,
+    }
+}
+
+/// Tokens a second once the attention window is full.
+fn decode(c: &mut Criterion) {
+    let mut group = c.benchmark_group("decode_nano");
+    group.throughput(Throughput::Elements(1));
+    for codec in CODECS {
+        let bytes = random_model(&nano(), 1, codec);
+        let model = Model::parse(&bytes).expect("the model is valid");
+        let mut workspace = Workspace::new(&model);
+        let mut session = Session::new(&model, workspace.bytes()).expect("the memory suffices");
+        (0..64).for_each(|t| session.feed(t + 100).expect("the token is known"));
+        let mut token = 0u16;
+        group.bench_function(BenchmarkId::from_parameter(format!("{codec:?}")), |b| {
+            b.iter(|| {
+                token = (token + 1) % 512;
+                black_box(session.step(token).expect("the token is known"));
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Multiply-accumulates a second of one linear map.
+fn linear_maps(c: &mut Criterion) {
+    for (rows, cols) in [(256, 128), (512, 512), (2048, 2048)] {
+        let mut group = c.benchmark_group(format!("linear_{rows}x{cols}"));
+        group.throughput(Throughput::Elements((rows * cols) as u64));
+        for codec in CODECS {
+            let mut noise = Noise(2);
+            let weights: Vec<f32> = (0..rows * cols).map(|_| noise.uniform()).collect();
+            let payload = encode(codec, rows, cols, &weights);
+            let w =
+                Matrix::new(codec.into(), [rows as u32, cols as u32], &payload).expect("the matrix is valid");
+            let x: Vec<f32> = (0..cols).map(|_| noise.uniform()).collect();
+            let (mut y, mut row) = (vec![0.0; rows], vec![0.0; cols]);
+            let mut quantised = vec![0; cols + QUANTISED_PADDING];
+            group.bench_function(BenchmarkId::from_parameter(format!("{codec:?}")), |b| {
+                b.iter(|| {
+                    let mut scratch = Scratch { row: &mut row, quantised: &mut quantised };
+                    linear(&w, black_box(&x), &mut y, &mut scratch);
+                    black_box(&y);
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    targets = decode, linear_maps
+}
+criterion_main!(benches);

@@ -1,0 +1,57 @@
+//! The one error type of this crate.
+
+use core::fmt;
+
+/// Result of every fallible operation in this crate.
+pub type Result<T> = core::result::Result<T, Error>;
+
+/// Why a model cannot be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// The bytes are not a valid `.forge` file.
+    Format(forge_formats::Error),
+    /// A buffer of the caller is too small or not aligned to 4 bytes.
+    Buffer,
+    /// A token id outside the vocabulary.
+    Token(u16),
+    /// The session has seen [`crate::session::MAX_POSITION`] tokens.
+    Length,
+    /// The tokenizer has no control token of this name.
+    Control(&'static str),
+}
+
+impl Error {
+    /// What the caller can do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Error::Format(_) => "check that the file is complete and made for this version of forge",
+            Error::Buffer => {
+                "a session needs Model::workspace() bytes aligned to 4; encoded text at most one id a byte"
+            }
+            Error::Token(_) => "use the ids of the model's own tokenizer",
+            Error::Length => "call Session::reset",
+            Error::Control(_) => "build the tokenizer with all control tokens",
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Format(e) => e.fmt(f),
+            Error::Buffer => f.write_str("buffer too small or misaligned"),
+            Error::Token(id) => write!(f, "token {id} is outside the vocabulary"),
+            Error::Length => f.write_str("the session is at its last position"),
+            Error::Control(name) => write!(f, "the tokenizer has no control token {name}"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+impl From<forge_formats::Error> for Error {
+    fn from(e: forge_formats::Error) -> Self {
+        Error::Format(e)
+    }
+}

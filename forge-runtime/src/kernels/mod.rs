@@ -1,0 +1,39 @@
+//! Linear maps. The portable kernels define the result; others must agree with them to the last bit.
+
+pub mod portable;
+mod quantise;
+
+pub use quantise::{QUANTISED_PADDING, Quantised};
+
+use forge_formats::Matrix;
+use forge_formats::codec::Codec;
+
+/// Room a linear map works in.
+#[derive(Debug)]
+pub struct Scratch<'s> {
+    /// One decoded row: at least as many elements as the widest matrix has columns.
+    pub row: &'s mut [f32],
+    /// The quantised input: as many elements, plus [`QUANTISED_PADDING`].
+    pub quantised: &'s mut [i16],
+}
+
+/// `y = W x` as `docs/numerics.md` §2 has it. `x` holds `w.cols()` elements and `y` takes `w.rows()`; rows or
+/// elements that a shorter slice lacks are left out.
+pub fn linear(w: &Matrix<'_>, x: &[f32], y: &mut [f32], scratch: &mut Scratch<'_>) {
+    let done = match w.codec() {
+        Codec::F32 => Some(portable::gemv_f32(w, x, y)),
+        Codec::F16 => Some(portable::gemv_f16(w, x, y)),
+        Codec::Int8Row => Quantised::new(x, scratch.quantised).map(|q| portable::gemv_int8(w, &q, y)),
+        Codec::Ternary2b => Quantised::new(x, scratch.quantised).map(|q| portable::gemv_ternary_2b(w, &q, y)),
+        Codec::Ternary5x8 => {
+            Quantised::new(x, scratch.quantised).map(|q| portable::gemv_ternary_5x8(w, &q, y))
+        }
+        Codec::SeedLm(_) | Codec::Vptq(_) | Codec::Hyper(_) => {
+            Some(portable::gemv_decoded(w, x, y, scratch.row))
+        }
+    };
+    if done.is_none() {
+        // The input is zero.
+        y.fill(0.0);
+    }
+}

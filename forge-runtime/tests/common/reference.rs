@@ -1,0 +1,223 @@
+//! `docs/numerics.md` §2 and §3 written down once more, in the plainest way: whole matrices in memory, the keys
+//! and values of every position kept, no buffers reused. Shares only the elementary functions with the runtime.
+
+use forge_formats::config::Activation;
+use forge_formats::{Codec, File, ModelConfig, Role};
+use forge_runtime::math::{cos_turns, exp, exp2, round_even, sigmoid, silu, sin_turns, sqrt};
+
+pub(crate) struct Reference<'a> {
+    config: ModelConfig,
+    file: File<'a>,
+    /// `[recursion][layer][position]`
+    keys: Vec<Vec<Vec<Vec<f32>>>>,
+    values: Vec<Vec<Vec<Vec<f32>>>>,
+    memory: Vec<Vec<f32>>,
+    position: usize,
+    pub(crate) recursions: u32,
+}
+
+pub(crate) fn sum16(x: &[f32]) -> f32 {
+    let mut a = [0.0f32; 16];
+    for (i, v) in x.iter().enumerate() {
+        a[i % 16] += v;
+    }
+    for step in [8, 4, 2, 1] {
+        for j in 0..step {
+            a[j] += a[j + step];
+        }
+    }
+    a[0]
+}
+
+pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
+    assert_eq!(x.len(), y.len());
+    let products: Vec<f32> = x.iter().zip(y).map(|(a, b)| a * b).collect();
+    sum16(&products)
+}
+
+fn norm(x: &[f32], eps: f32) -> Vec<f32> {
+    let r = 1.0 / sqrt(dot(x, x) / x.len() as f32 + eps);
+    x.iter().map(|v| v * r).collect()
+}
+
+impl<'a> Reference<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        let file = File::parse(bytes).unwrap();
+        let config = file.config().clone();
+        let cache = vec![vec![Vec::new(); config.layers as usize]; config.recursion as usize];
+        let memory = vec![vec![0.0; config.mem_dim as usize]; config.layers as usize];
+        let (keys, values) = (cache.clone(), cache);
+        Self { config, file, keys, values, memory, position: 0, recursions: 0 }
+    }
+
+    /// A row of a tensor as floats.
+    fn row(&self, role: Role, layer: usize, row: usize) -> Vec<f32> {
+        let m = self.file.tensor(role, layer as u32).unwrap();
+        let mut out = vec![0.0; m.cols()];
+        m.decode_row(row, &mut out);
+        out
+    }
+
+    fn gained(&self, x: &[f32], role: Role, layer: usize) -> Vec<f32> {
+        let n = norm(x, self.config.norm_eps);
+        if role != Role::FinalNorm && !self.config.norm_gain {
+            return n;
+        }
+        n.iter().zip(self.row(role, layer, 0)).map(|(x, g)| x * g).collect()
+    }
+
+    fn linear(&self, role: Role, layer: usize, x: &[f32]) -> Vec<f32> {
+        linear(&self.file.tensor(role, layer as u32).unwrap(), x)
+    }
+
+    fn attend(&mut self, t: usize, l: usize, mut qkv: Vec<f32>) -> Vec<f32> {
+        let c = self.config.clone();
+        let (d, attn, kv) = (c.head_dim as usize, c.attn_dim() as usize, c.kv_dim() as usize);
+        for head in 0..(attn + kv) / d {
+            for i in 0..d / 2 {
+                let f = exp2(
+                    -((2 * i) as f32 / d as f32) * c.rope_log2_theta - std::f64::consts::TAU.log2() as f32,
+                );
+                let turn = self.position as f32 * f;
+                let (at, bt) = (head * d + i, head * d + i + d / 2);
+                let (a, b) = (qkv[at], qkv[bt]);
+                qkv[at] = a * cos_turns(turn) - b * sin_turns(turn);
+                qkv[bt] = b * cos_turns(turn) + a * sin_turns(turn);
+            }
+        }
+        self.keys[t][l].push(qkv[attn..attn + kv].to_vec());
+        self.values[t][l].push(qkv[attn + kv..].to_vec());
+        let first = (self.position + 1).saturating_sub(c.window as usize);
+        let mut out = Vec::new();
+        for h in 0..c.heads as usize {
+            let g = h / (c.heads / c.kv_heads) as usize;
+            let q = &qkv[h * d..(h + 1) * d];
+            let scale = 1.0 / sqrt(d as f32);
+            let s: Vec<f32> =
+                self.keys[t][l][first..].iter().map(|k| dot(q, &k[g * d..(g + 1) * d]) * scale).collect();
+            let top = s.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let e: Vec<f32> = s.iter().map(|s| exp(s - top)).collect();
+            for i in 0..d {
+                let mut sum = 0.0f32;
+                for (e, v) in e.iter().zip(&self.values[t][l][first..]) {
+                    sum += e * v[g * d + i];
+                }
+                out.push(sum * (1.0 / sum16(&e)));
+            }
+        }
+        out
+    }
+
+    fn blend(&mut self, t: usize, l: usize, a: &[f32], o: Vec<f32>, reads: &mut [Vec<f32>]) -> Vec<f32> {
+        let (eps, mem) = (self.config.norm_eps, self.config.mem_dim as usize);
+        if t == 0 {
+            let vr = self.linear(Role::MemIn, l, a);
+            let bias = self.row(Role::MemBias, l, 0);
+            for i in 0..mem {
+                let m = self.memory[l][i];
+                self.memory[l][i] = m + sigmoid(vr[mem + i] + bias[i]) * (vr[i] - m);
+            }
+            reads[l] = self.linear(Role::MemOut, l, &norm(&self.memory[l], eps));
+        }
+        let m = &reads[l];
+        let joined: Vec<f32> = o.iter().chain(m).copied().collect();
+        let hidden = self.linear(Role::MemGate1, l, &norm(&joined, eps));
+        let hidden: Vec<f32> = hidden.iter().map(|f| f.max(0.0)).collect();
+        let gate = self.linear(Role::MemGate2, l, &norm(&hidden, eps));
+        o.iter().zip(m).zip(gate).map(|((o, m), g)| m + sigmoid(g) * (o - m)).collect()
+    }
+
+    fn block(&mut self, t: usize, l: usize, mut u: Vec<f32>, reads: &mut [Vec<f32>]) -> Vec<f32> {
+        let (eps, ffn) = (self.config.norm_eps, self.config.ffn as usize);
+        let a = self.gained(&u, Role::AttnNorm, l);
+        let qkv = self.linear(Role::Qkv, l, &a);
+        let mut o = self.attend(t, l, qkv);
+        if self.config.has_memory(l as u32) {
+            o = self.blend(t, l, &a, o, reads);
+        }
+        let out = self.linear(Role::AttnOut, l, &norm(&o, eps));
+        u.iter_mut().zip(out).for_each(|(u, o)| *u += o);
+        let fw = self.linear(Role::GateUp, l, &self.gained(&u, Role::FfnNorm, l));
+        let act = |f: f32| match self.config.activation {
+            Activation::SwiGlu => silu(f),
+            Activation::Relu2 => f.max(0.0) * f.max(0.0),
+        };
+        let hidden: Vec<f32> = (0..ffn).map(|i| act(fw[i]) * fw[ffn + i]).collect();
+        let out = self.linear(Role::Down, l, &norm(&hidden, eps));
+        u.iter_mut().zip(out).for_each(|(u, o)| *u += o);
+        u
+    }
+
+    pub(crate) fn step(&mut self, token: u16) -> Vec<f32> {
+        let c = self.config.clone();
+        let (rounds, layers, dim) = (c.recursion as usize, c.layers as usize, c.dim as usize);
+        let x = norm(&self.row(Role::Embedding, 0, token as usize), c.norm_eps);
+        let (mut y, mut z) = (vec![0.0f32; dim], vec![0.0f32; dim]);
+        let mut reads = vec![Vec::new(); layers];
+        for t in 0..rounds {
+            let mut u = x.clone();
+            if t > 0 {
+                let (la, ll) = (self.row(Role::LoopAnswer, 0, 0), self.row(Role::LoopLatent, 0, 0));
+                let (ny, nz) = (norm(&y, c.norm_eps), norm(&z, c.norm_eps));
+                u = (0..dim).map(|i| x[i] + la[i] * ny[i] + ll[i] * nz[i]).collect();
+            }
+            for l in 0..layers {
+                u = self.block(t, l, u, &mut reads);
+            }
+            z = u;
+            if rounds == 1 {
+                y = z.clone();
+            } else {
+                let (lo, nz) = (self.row(Role::LoopOut, 0, 0), norm(&z, c.norm_eps));
+                y = (0..dim).map(|i| y[i] + lo[i] * nz[i]).collect();
+            }
+            self.recursions = t as u32 + 1;
+            if c.halting && t + 1 < rounds && self.halts(&y) {
+                self.carry(t);
+                break;
+            }
+        }
+        self.position += 1;
+        let answer = self.gained(&y, Role::FinalNorm, 0);
+        self.linear(if c.tied { Role::Embedding } else { Role::Head }, 0, &answer)
+    }
+
+    fn halts(&self, y: &[f32]) -> bool {
+        let halt = self.row(Role::Halt, 0, 0);
+        let (weights, bias) = halt.split_at(y.len());
+        sigmoid(dot(weights, &norm(y, self.config.norm_eps)) + bias[0]) > self.config.halt_threshold
+    }
+
+    fn carry(&mut self, t: usize) {
+        for l in 0..self.config.layers as usize {
+            let (k, v) = (self.keys[t][l].last().unwrap().clone(), self.values[t][l].last().unwrap().clone());
+            for later in t + 1..self.config.recursion as usize {
+                self.keys[later][l].push(k.clone());
+                self.values[later][l].push(v.clone());
+            }
+        }
+    }
+}
+
+/// §2, with i64 sums and weights taken from their decoded values.
+pub(crate) fn linear(m: &forge_formats::Matrix<'_>, x: &[f32]) -> Vec<f32> {
+    let mut row = vec![0.0; m.cols()];
+    let integer = matches!(m.codec(), Codec::Int8Row | Codec::Ternary2b | Codec::Ternary5x8);
+    let amax = x.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+    (0..m.rows())
+        .map(|r| {
+            m.decode_row(r, &mut row);
+            if !integer {
+                return dot(&row, x);
+            }
+            if amax.is_nan() || amax <= 1e-30 {
+                return 0.0;
+            }
+            let (s, inv, scale) = (127.0 / amax, amax / 127.0, m.scale(r));
+            let weight =
+                |w: f32| if scale == 0.0 { 0 } else { (f64::from(w) / f64::from(scale)).round() as i64 };
+            let acc: i64 = row.iter().zip(x).map(|(w, x)| weight(*w) * round_even(x * s) as i64).sum();
+            acc as f32 * (inv * scale)
+        })
+        .collect()
+}

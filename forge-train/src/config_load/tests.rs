@@ -1,0 +1,120 @@
+use super::*;
+
+fn set(assignments: &[&str]) -> Result<Config> {
+    let set: Vec<String> = assignments.iter().map(ToString::to_string).collect();
+    load(&Layers { set: &set, ..Layers::default() })
+}
+
+fn with_file(text: &str, preset: Option<Preset>, assignments: &[&str]) -> Result<Config> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("forge.toml");
+    fs::write(&path, text).unwrap();
+    let set: Vec<String> = assignments.iter().map(ToString::to_string).collect();
+    load(&Layers { preset, file: Some(&path), set: &set })
+}
+
+#[track_caller]
+fn complaint(result: Result<Config>) -> (String, String) {
+    let error = result.unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    (error.to_string(), error.hint().unwrap())
+}
+
+#[test]
+fn presets_survive_toml() {
+    for preset in [Preset::Nano, Preset::Tiny, Preset::M25] {
+        let config = Config::preset(preset);
+        assert_eq!(finish(to_table(&config).unwrap()).unwrap(), config);
+        assert_eq!(parse_preset(preset_name(preset)), Ok(preset));
+        assert_eq!(load(&Layers { preset: Some(preset), ..Layers::default() }).unwrap(), config);
+    }
+    assert!(to_toml(&Config::preset(Preset::Nano)).unwrap().contains("lr = 0.003\n"), "short floats");
+}
+
+#[test]
+fn later_layers_win() {
+    let file = "[run]\npreset = \"tiny\"\nseed = 5\n[phase5.train]\nsteps = 10\nlr = 1\n";
+    let config = with_file(file, None, &["phase5.train.steps=20"]).unwrap();
+    assert_eq!(config.run.preset, Preset::Tiny);
+    assert_eq!((config.run.seed, config.phase5.train.steps, config.phase5.train.lr), (5, 20, 1.0));
+    assert_eq!(config.model, Config::preset(Preset::Tiny).model);
+    let config = with_file(file, Some(Preset::Nano), &[]).unwrap();
+    assert_eq!((config.run.preset, config.run.seed), (Preset::Nano, 5));
+    assert_eq!(config.model, Config::preset(Preset::Nano).model);
+}
+
+#[test]
+fn a_key_may_leave_out_the_only_table_that_holds_it() {
+    assert_eq!(set(&["phase5.steps=2000"]).unwrap().phase5.train.steps, 2000);
+    assert_eq!(with_file("[phase5]\nsteps = 7\n", None, &[]).unwrap().phase5.train.steps, 7);
+    let (what, hint) = complaint(set(&["phase1.steps=1"]));
+    assert!(what.contains("`phase1.steps` is ambiguous"), "{what}");
+    assert!(hint.contains("`phase1.trunk.steps`") && hint.contains("`phase1.branch.steps`"), "{hint}");
+}
+
+#[test]
+fn values_take_the_type_of_the_default() {
+    let config = set(&["phase7.profile=browser", "model.relu2=true", "model.mem_layers=[0, 1]", "run.seed = 9"]);
+    let config = config.unwrap();
+    assert_eq!((&*config.phase7.profile, config.model.relu2, config.run.seed), ("browser", true, 9));
+    assert_eq!(config.model.mem_layers, [0, 1]);
+    for (assignment, expected) in [
+        ("phase5.steps=many", "`phase5.steps` must be an integer, not a string"),
+        ("phase5.steps=1.5", "must be an integer, not a number"),
+        ("phase5.steps=-1", "an integer from 0"),
+        ("model.relu2=1", "true or false"),
+        ("phase8.budget=\"9\"", "not a string"),
+    ] {
+        let (what, hint) = complaint(set(&[assignment]));
+        assert!(what.contains(expected), "{what}");
+        assert!(hint.contains("default is"), "{hint}");
+    }
+    assert!(set(&["model.mem_layers=[true]"]).is_err());
+    assert!(set(&["model.dim=99999999999"]).is_err(), "does not fit u32");
+}
+
+#[test]
+fn unknown_keys_get_a_path_and_a_suggestion() {
+    for (assignment, path, near) in [
+        ("phase5.train.stepz=1", "phase5.train.stepz", "did you mean `phase5.train.steps`?"),
+        ("phas5.steps=1", "phas5.steps", "did you mean `phase5`?"),
+        ("phase4.min_ration=1", "phase4.min_ration", "did you mean `phase4.min_ratio`?"),
+        ("phase4.zebra=1", "phase4.zebra", "known here: "),
+        ("steps=1", "steps", "known here: "),
+        ("phase4.min_ratio.x=1", "phase4.min_ratio.x", ""),
+    ] {
+        let (what, hint) = complaint(set(&[assignment]));
+        assert!(what.contains(&format!("`{path}`")), "{what}");
+        assert!(hint.contains(near), "{assignment}: {hint}");
+    }
+    let (what, _) = complaint(with_file("[phase9]\nsteps = 1\n", None, &[]));
+    assert!(what.contains("forge.toml: unknown key `phase9.steps`"), "{what}");
+}
+
+#[test]
+fn malformed_layers_are_named() {
+    for bad in ["phase5.steps", "=3", "phase5.steps=", "phase5=3", "phase5.train=3", "run.preset=tiny"] {
+        complaint(set(&[bad]));
+    }
+    let (what, _) = complaint(with_file("[run]\nseed = 1\nseed =\n", None, &[]));
+    assert!(what.contains("forge.toml:3"), "{what}");
+    complaint(with_file("[run]\npreset = \"huge\"\n", None, &[]));
+    let missing = load(&Layers { file: Some(Path::new("/nowhere/forge.toml")), ..Layers::default() });
+    assert!(matches!(missing, Err(Error::Io { .. })));
+}
+
+#[test]
+fn changes_are_told_by_section() {
+    let a = Config::preset(Preset::Nano);
+    let b = override_with(&a, &["phase5.steps=1".into(), "run.seed=1".into()]).unwrap();
+    assert_eq!(changed_sections(&a, &b).unwrap(), ["phase5", "run"]);
+    assert!(changed_sections(&a, &a).unwrap().is_empty());
+}
+
+#[test]
+fn distance_counts_edits() {
+    for (a, b, edits) in [("", "", 0), ("steps", "stepz", 1), ("steps", "step", 1), ("kitten", "sitting", 3)] {
+        assert_eq!(distance(a, b), edits);
+        assert_eq!(distance(b, a), edits);
+    }
+}

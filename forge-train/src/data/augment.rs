@@ -1,0 +1,153 @@
+//! Slot-value augmentation: a call's value is swapped, in prompt and call, for another training value of the same
+//! slot, so that copying is learned rather than the values.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rayon::prelude::*;
+
+use super::{Completion, Example};
+use crate::rng::Rng;
+
+/// A slot's values are swapped only when more than this many different ones are known.
+const MIN_POOL: usize = 20;
+
+/// Swaps slot values among those of the training examples it was made from.
+#[derive(Clone, Debug)]
+pub struct Augmenter {
+    pools: BTreeMap<String, Vec<String>>,
+    probability: f32,
+    seed: u64,
+}
+
+impl Augmenter {
+    /// Collects the values of every slot. Each eligible value is swapped with `probability`.
+    pub fn new(train: &[Example], probability: f32, seed: u64) -> Self {
+        let mut values: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for example in train {
+            if let Completion::Tool { args, .. } = &example.completion {
+                for (slot, value) in args {
+                    values.entry(slot.clone()).or_default().insert(value.clone());
+                }
+            }
+        }
+        let large = values.into_iter().filter(|(_, pool)| pool.len() > MIN_POOL);
+        Self {
+            pools: large.map(|(slot, pool)| (slot, pool.into_iter().collect())).collect(),
+            probability,
+            seed,
+        }
+    }
+
+    /// The example of `index` in `epoch`, a pure function of both and the seed. Values are swapped only where they
+    /// occur exactly once in the prompt, as whole words.
+    pub fn apply(&self, example: &Example, epoch: u64, index: usize) -> Example {
+        let mut out = example.clone();
+        let Completion::Tool { args, .. } = &mut out.completion else { return out };
+        let mut rng = Rng::new(self.seed, &["augment", &epoch.to_string(), &index.to_string()]);
+        for i in 0..args.len() {
+            let Some(pool) = self.pools.get(&args[i].0) else { continue };
+            if !rng.chance(self.probability) {
+                continue;
+            }
+            let new = rng.pick(pool).clone();
+            let others = || args.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, (_, value))| value);
+            // A value inside another one, or equal to it, would be torn out of it.
+            if others().any(|other| other.contains(&args[i].1)) {
+                continue;
+            }
+            if let Some(at) = only_occurrence(&out.prompt, &args[i].1) {
+                out.prompt.replace_range(at..at + args[i].1.len(), &new);
+                args[i].1 = new;
+            }
+        }
+        out
+    }
+
+    /// `copies` passes over the examples, the first unchanged, the others augmented.
+    pub fn expand(&self, examples: &[Example], copies: u64) -> Vec<Example> {
+        let pass = |epoch: u64| -> Vec<Example> {
+            let vary =
+                |(i, e): (usize, &Example)| if epoch == 0 { e.clone() } else { self.apply(e, epoch, i) };
+            examples.par_iter().enumerate().map(vary).collect()
+        };
+        (0..copies).flat_map(pass).collect()
+    }
+}
+
+/// Where `value` stands in `prompt`, when it does so exactly once and with no letter or digit beside it.
+fn only_occurrence(prompt: &str, value: &str) -> Option<usize> {
+    let at = prompt.find(value).filter(|_| !value.is_empty())?;
+    let joined = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    let before = prompt[..at].chars().next_back();
+    let after = prompt[at + value.len()..].chars().next();
+    let again = prompt[at + 1..].char_indices().any(|(i, _)| prompt[at + 1 + i..].starts_with(value));
+    (!joined(before) && !joined(after) && !again).then_some(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Slice;
+
+    fn call(prompt: &str, args: &[(&str, &str)]) -> Example {
+        let args = args.iter().map(|(s, v)| (s.to_string(), v.to_string())).collect();
+        let completion = Completion::Tool { tool: "play".into(), args };
+        Example { system: None, prompt: prompt.into(), completion, slice: Slice::Tool, level: 0 }
+    }
+
+    fn pool() -> Vec<Example> {
+        (0..30).map(|i| call(&format!("play song{i}x"), &[("song", &format!("song{i}x"))])).collect()
+    }
+
+    fn augmenter(probability: f32) -> Augmenter {
+        Augmenter::new(&pool(), probability, 7)
+    }
+
+    #[test]
+    fn prompt_and_call_change_together_and_the_same_way_each_time() {
+        let example = call("play yellow river now", &[("song", "yellow river")]);
+        let once = augmenter(1.0).apply(&example, 3, 5);
+        assert_eq!(once, augmenter(1.0).apply(&example, 3, 5));
+        let Completion::Tool { args, .. } = &once.completion else { panic!("still a call") };
+        assert!(args[0].1.starts_with("song"), "swapped for a value of the pool");
+        assert_eq!(once.prompt, format!("play {} now", args[0].1));
+        assert_ne!(augmenter(1.0).apply(&example, 4, 5), once, "another epoch, another value");
+    }
+
+    #[test]
+    fn ambiguous_values_stay() {
+        for (prompt, args) in [
+            ("play river river", vec![("song", "river")]),
+            ("play rivers", vec![("song", "river")]),
+            ("play one", vec![("unknown", "one")]),
+            ("play river by river band", vec![("song", "river"), ("unknown", "river band")]),
+            ("play nothing", vec![("song", "river")]),
+        ] {
+            let example = call(prompt, &args);
+            assert_eq!(augmenter(1.0).apply(&example, 1, 1), example, "{prompt}");
+        }
+    }
+
+    #[test]
+    fn small_pools_and_probability_zero_change_nothing() {
+        let example = call("play yellow river", &[("song", "yellow river")]);
+        assert_eq!(augmenter(0.0).apply(&example, 1, 1), example);
+        let small = Augmenter::new(&pool()[..MIN_POOL], 1.0, 7);
+        assert_eq!(small.apply(&example, 1, 1), example);
+    }
+
+    #[test]
+    fn about_the_stated_share_is_swapped() {
+        let examples = pool();
+        let swapped = (1..=20).flat_map(|epoch| {
+            let augmenter = augmenter(0.5);
+            examples
+                .iter()
+                .enumerate()
+                .map(move |(i, e)| augmenter.apply(e, epoch, i) != *e)
+                .collect::<Vec<_>>()
+        });
+        let rate = swapped.filter(|s| *s).count() as f64 / 600.0;
+        assert!((0.40..0.57).contains(&rate), "{rate}");
+    }
+}

@@ -1,0 +1,129 @@
+use super::*;
+
+/// An evaluator written apart from the generator: `or < and < comparison < + − < * mod < brackets`.
+struct Parser<'a> {
+    tokens: Vec<&'a str>,
+    at: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Value {
+    Number(i64),
+    Truth(bool),
+}
+
+impl<'a> Parser<'a> {
+    fn evaluate(text: &'a str) -> Value {
+        let spaced: Vec<&str> = text
+            .split_inclusive(['(', ')', ' '])
+            .flat_map(|t| match t.strip_suffix(')') {
+                Some(inner) => vec![inner, ")"],
+                None => vec![t.trim()],
+            })
+            .filter(|t| !t.is_empty())
+            .collect();
+        let mut parser = Parser { tokens: spaced, at: 0 };
+        let value = parser.level(0);
+        assert_eq!(parser.at, parser.tokens.len(), "all of {text:?} is read");
+        value
+    }
+
+    fn level(&mut self, level: usize) -> Value {
+        const OPERATORS: [&[&str]; 5] = [&["or"], &["and"], &[">", "<"], &["+", "-"], &["*", "mod"]];
+        if level == OPERATORS.len() {
+            return self.atom();
+        }
+        let mut left = self.level(level + 1);
+        while let Some(sign) = self.tokens.get(self.at).filter(|t| OPERATORS[level].contains(t)) {
+            self.at += 1;
+            left = apply(left, sign, self.level(level + 1));
+        }
+        left
+    }
+
+    fn atom(&mut self) -> Value {
+        let token = self.tokens[self.at];
+        self.at += 1;
+        if token != "(" {
+            return Value::Number(token.parse().unwrap_or_else(|_| panic!("{token:?} is a number")));
+        }
+        let value = self.level(0);
+        assert_eq!(self.tokens[self.at], ")");
+        self.at += 1;
+        value
+    }
+}
+
+fn apply(left: Value, sign: &str, right: Value) -> Value {
+    use Value::*;
+    match (left, sign, right) {
+        (Number(a), "+", Number(b)) => Number(a + b),
+        (Number(a), "-", Number(b)) => Number(a - b),
+        (Number(a), "*", Number(b)) => Number(a * b),
+        (Number(a), "mod", Number(b)) => Number(a.rem_euclid(b)),
+        (Number(a), ">", Number(b)) => Truth(a > b),
+        (Number(a), "<", Number(b)) => Truth(a < b),
+        (Truth(a), "and", Truth(b)) => Truth(a && b),
+        (Truth(a), "or", Truth(b)) => Truth(a || b),
+        other => panic!("{other:?} has no meaning"),
+    }
+}
+
+fn text(value: Value) -> String {
+    match value {
+        Value::Number(n) => n.to_string(),
+        Value::Truth(t) => t.to_string(),
+    }
+}
+
+#[test]
+fn answers_agree_with_an_independent_evaluator() {
+    for level in 1..=LEVELS {
+        for seed in 0..500 {
+            let problem = problem(level, &mut Rng::new(seed, &["arithmetic"]));
+            let value = Parser::evaluate(&problem.expression);
+            assert_eq!(text(value), problem.answer, "level {level}: {}", problem.expression);
+        }
+    }
+}
+
+#[test]
+fn every_equation_of_a_trace_holds() {
+    for level in 1..=LEVELS {
+        for seed in 0..500 {
+            let problem = problem(level, &mut Rng::new(seed, &["traces"]));
+            for step in problem.thought.split(", ") {
+                let sides: Vec<&str> = step.split(" = ").collect();
+                if let (true, [left, .., right]) = (!step.contains(" is "), sides.as_slice()) {
+                    let (left, right) = (Parser::evaluate(left), Parser::evaluate(right));
+                    assert_eq!(left, right, "level {level}: {step}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_evaluator_can_disagree() {
+    assert_eq!(Parser::evaluate("(3 + 4) * 5"), Value::Number(35));
+    assert_ne!(Parser::evaluate("3 + 4 * 5"), Value::Number(35));
+    assert_eq!(Parser::evaluate("(7 > 3) and (5 > 9)"), Value::Truth(false));
+    assert_eq!(Parser::evaluate("(23 + 19) mod 5"), Value::Number(2));
+}
+
+#[test]
+fn an_expression_belongs_to_one_split() {
+    for level in 1..=LEVELS {
+        for split in Split::ALL {
+            for seed in 0..50 {
+                let example = example(split, level, &mut Rng::new(seed, &["splits"]));
+                let wording = WORDINGS[split.index()].iter().find_map(|w| {
+                    let (before, after) = w.split_once("{}")?;
+                    example.prompt.strip_prefix(before)?.strip_suffix(after)
+                });
+                let expression = wording.expect("worded as its split words it");
+                assert_eq!(split_of(expression), split, "{expression}");
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! A data set: its splits, its tools, and the ways to look at them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Completion, Example, PERSONA_SYSTEM, Slice, TOOL_SYSTEM};
+
+/// A part of a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Split {
+    /// What is trained on.
+    Train,
+    /// What decisions are taken on.
+    Valid,
+    /// What is only reported.
+    Test,
+}
+
+impl Split {
+    /// Every split.
+    pub const ALL: [Split; 3] = [Split::Train, Split::Valid, Split::Test];
+
+    /// Name used in labels and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Valid => "valid",
+            Split::Test => "test",
+        }
+    }
+
+    /// 0, 1, 2.
+    pub(super) fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Whether an example carries the system text that prompts its behaviour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum System {
+    /// Prompted: tool calls, persona replies.
+    With,
+    /// Unprompted: acknowledgements, neutral replies.
+    Without,
+}
+
+/// A tool's name and arguments.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ToolSchema {
+    /// Name of the tool.
+    pub name: String,
+    /// Names of its arguments.
+    pub slots: Vec<String>,
+}
+
+/// Examples in three splits, with the tools they use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dataset {
+    /// Training examples.
+    pub train: Vec<Example>,
+    /// Validation examples.
+    pub valid: Vec<Example>,
+    /// Test examples; may be empty for a user's data.
+    pub test: Vec<Example>,
+    /// Tools, sorted by name.
+    pub tools: Vec<ToolSchema>,
+    /// Name used in reports.
+    pub name: String,
+    /// Running text to train on in windows of fixed length, where the data is a corpus.
+    pub corpus: Option<String>,
+}
+
+impl Dataset {
+    /// The examples of a split.
+    pub fn examples(&self, split: Split) -> &[Example] {
+        match split {
+            Split::Train => &self.train,
+            Split::Valid => &self.valid,
+            Split::Test => &self.test,
+        }
+    }
+
+    /// The split final figures are taken from: test, or valid where there is no test split.
+    pub fn final_split(&self) -> Split {
+        if self.test.is_empty() { Split::Valid } else { Split::Test }
+    }
+
+    /// Copies of the examples of a slice.
+    pub fn slice(&self, split: Split, slice: Slice) -> Vec<Example> {
+        self.select(split, |e| e.slice == slice)
+    }
+
+    /// Tool prompts with the call ([`System::With`]) or with the unprompted acknowledgement.
+    pub fn tool_examples(&self, split: Split, system: System) -> Vec<Example> {
+        self.select(split, |e| e.slice == Slice::Tool && prompted(e, TOOL_SYSTEM) == (system == System::With))
+    }
+
+    /// The calls among `examples`, with their system text or, to measure what was baked in, without it.
+    pub fn tool_calls(&self, examples: &[Example], system: System) -> Vec<Example> {
+        let calls = examples.iter().filter(|e| matches!(e.completion, Completion::Tool { .. }));
+        match system {
+            System::With => calls.cloned().collect(),
+            System::Without => calls.map(Example::without_system).collect(),
+        }
+    }
+
+    /// Dialogue with the persona's reply ([`System::With`]) or with the neutral one.
+    pub fn persona_examples(&self, split: Split, system: System) -> Vec<Example> {
+        let with = system == System::With;
+        self.select(split, |e| e.slice == Slice::Dialogue && prompted(e, PERSONA_SYSTEM) == with)
+    }
+
+    /// Checkable questions of a level, or of all levels.
+    pub fn arithmetic_examples(&self, split: Split, level: Option<u8>) -> Vec<Example> {
+        self.select(split, |e| e.slice == Slice::Arithmetic && level.is_none_or(|l| e.level == l))
+    }
+
+    /// The slices that occur in a split, in order.
+    pub fn slices(&self, split: Split) -> Vec<Slice> {
+        let present: BTreeSet<Slice> = self.examples(split).iter().map(|e| e.slice).collect();
+        present.into_iter().collect()
+    }
+
+    /// Takes from `other` the examples of every slice this data set has no training examples of, so that phases
+    /// that need questions, dialogue or prose find some beside a user's own data.
+    pub fn absorb_missing(&mut self, other: &Dataset) {
+        let mut present: BTreeSet<Slice> = self.slices(Split::Train).into_iter().collect();
+        if self.corpus.is_some() {
+            present.insert(Slice::Prose);
+        }
+        let missing = |e: &&Example| !present.contains(&e.slice);
+        self.train.extend(other.train.iter().filter(missing).cloned());
+        self.valid.extend(other.valid.iter().filter(missing).cloned());
+        self.test.extend(other.test.iter().filter(missing).cloned());
+        if !present.contains(&Slice::Tool) {
+            self.tools = other.tools.clone();
+        }
+    }
+
+    /// Every text of the training split, for training a tokenizer: prompts, completions and running text (once).
+    pub fn texts(&self) -> impl Iterator<Item = String> + '_ {
+        let excerpt = |e: &&Example| self.corpus.is_some() && e.is_plain();
+        let examples = self.train.iter().filter(move |e| !excerpt(e)).flat_map(|e| {
+            let mut parts: Vec<String> = e.system.iter().cloned().collect();
+            parts.push(e.prompt.clone());
+            match &e.completion {
+                // A space in front: segments of a completion are encoded so (see `encode`).
+                Completion::Tool { args, .. } => parts.extend(args.iter().map(|(_, v)| format!(" {v}"))),
+                Completion::Text(text) if e.is_plain() => parts.push(text.clone()),
+                Completion::Text(text) => parts.push(format!(" {text}")),
+                Completion::Reasoned { thought, answer } => {
+                    parts.push(format!(" {thought}"));
+                    parts.push(format!(" {answer}"));
+                }
+            }
+            parts
+        });
+        examples.chain(self.corpus.iter().cloned())
+    }
+
+    /// The special tokens the data needs beyond the controls: tools and their slots, sorted by name.
+    pub fn slots(&self) -> Vec<String> {
+        let slots: BTreeSet<&String> = self.tools.iter().flat_map(|t| &t.slots).collect();
+        slots.into_iter().cloned().collect()
+    }
+
+    fn select(&self, split: Split, keep: impl Fn(&Example) -> bool) -> Vec<Example> {
+        self.examples(split).iter().filter(|e| keep(e)).cloned().collect()
+    }
+}
+
+fn prompted(example: &Example, system: &str) -> bool {
+    example.system.as_deref() == Some(system)
+}
+
+/// The tools that occur in `examples`, sorted by name, each with its slots sorted by name.
+pub(super) fn schemas<'a>(examples: impl Iterator<Item = &'a Example>) -> Vec<ToolSchema> {
+    let mut tools: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for example in examples {
+        if let Completion::Tool { tool, args } = &example.completion {
+            tools.entry(tool).or_default().extend(args.iter().map(|(slot, _)| slot.as_str()));
+        }
+    }
+    let schema = |(name, slots): (&str, BTreeSet<&str>)| ToolSchema {
+        name: name.into(),
+        slots: slots.into_iter().map(String::from).collect(),
+    };
+    tools.into_iter().map(schema).collect()
+}

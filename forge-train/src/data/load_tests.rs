@@ -1,0 +1,168 @@
+use std::path::PathBuf;
+
+use super::*;
+
+fn file(content: &str) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("data.jsonl");
+    std::fs::write(&path, content).unwrap();
+    (dir, path)
+}
+
+fn first(line: &str) -> Example {
+    jsonl(&file(line).1).unwrap().remove(0)
+}
+
+fn message(content: &str) -> String {
+    let (_dir, path) = file(content);
+    let error = jsonl(&path).expect_err("a bad file");
+    assert!(error.hint().is_some(), "every error says how to mend it");
+    error.to_string()
+}
+
+#[test]
+fn every_form_is_read() {
+    let (_dir, path) = file(concat!(
+        r#"{"prompt":"p","completion":"c"}"#,
+        "\n\n",
+        r#"{"prompt":"p","tool":"t","args":{"z":"1","a":[2,true],"m":3.5},"id":7}"#,
+        "\r\n",
+        r#"{"question":"q","choices":["x","y"],"answer":1}"#,
+        "\n",
+        r####"{"question":"q","answer":"a = 1\n#### 1"}"####,
+        "\n",
+        r#"{"system":"s","prompt":"p","completion":"c"}"#,
+    ));
+    let examples = jsonl(&path).unwrap();
+    assert_eq!(examples.len(), 5);
+    assert_eq!(examples[0].completion, Completion::Text("c".into()));
+    let args = [("z", "1"), ("a", "2"), ("a", "true"), ("m", "3.5")].map(|(s, v)| (s.into(), v.into()));
+    assert_eq!(examples[1].completion, Completion::Tool { tool: "t".into(), args: args.into() });
+    assert_eq!(examples[1].system.as_deref(), Some(crate::data::TOOL_SYSTEM));
+    assert_eq!(examples[2].prompt, "q\n(a) x\n(b) y");
+    assert_eq!(examples[2].answer(), Some("b"));
+    let reasoned = Completion::Reasoned { thought: "a = 1".into(), answer: "1".into() };
+    assert_eq!(examples[3].completion, reasoned);
+    assert_eq!(examples[4].system.as_deref(), Some("s"));
+}
+
+#[test]
+fn a_bad_line_is_named_with_its_field() {
+    let good = r#"{"prompt":"p","completion":"c"}"#;
+    for (line, parts) in [
+        ("{", vec!["not valid JSON", "expected one of"]),
+        ("[1]", vec!["not a JSON object"]),
+        (r#"{"text":"x"}"#, vec!["neither `prompt` nor `question`", "expected one of"]),
+        (r#"{"prompt":"p"}"#, vec!["`completion` is missing"]),
+        (r#"{"prompt":"p","completion":3}"#, vec!["`completion` is a number", "expected text"]),
+        (r#"{"prompt":" ","completion":"c"}"#, vec!["`prompt` is empty"]),
+        (r#"{"prompt":"p","args":{}}"#, vec!["`args` without field `tool`"]),
+        (r#"{"prompt":"p","tool":"t"}"#, vec!["`args` is missing", "object"]),
+        (r#"{"prompt":"p","tool":"t","args":[1]}"#, vec!["`args` is a list"]),
+        (r#"{"prompt":"p","tool":"t","args":{"a":{"b":1}}}"#, vec!["argument `a` is an object"]),
+        (r#"{"prompt":"p","tool":"t","args":{"a":[[1]]}}"#, vec!["argument `a` is a list"]),
+        (r#"{"prompt":"p","tool":"t","args":{"a":null}}"#, vec!["argument `a` is null"]),
+        (r#"{"tool":"t","args":{}}"#, vec!["`prompt` is missing"]),
+        (r#"{"question":"q","choices":["x"],"answer":0}"#, vec!["`choices`", "2 to 26"]),
+        (r#"{"question":"q","choices":["x","y"],"answer":2}"#, vec!["`answer`", "0 to 1"]),
+        (r#"{"question":"q","choices":["x","y"],"answer":"x"}"#, vec!["`answer`", "index"]),
+        (r#"{"question":"q"}"#, vec!["`answer` is missing"]),
+        (r####"{"question":"q","answer":"so ####"}"####, vec!["nothing after `####`"]),
+    ] {
+        let message = message(&format!("{good}\n{line}\n"));
+        assert!(message.contains("data.jsonl:2: "), "{message}");
+        for part in parts {
+            assert!(message.contains(part), "{part:?} in {message}");
+        }
+    }
+    let (_dir, path) = file(good);
+    assert!(jsonl(&path).is_ok(), "the line before the bad ones is good");
+}
+
+#[test]
+fn files_without_examples_or_not_text_are_refused() {
+    assert!(message("\n \n").contains("holds no example"));
+    let (_dir, path) = file("");
+    std::fs::write(&path, b"{\"prompt\":\"p\",\"completion\":\"c\"}\n\xff\xfe").unwrap();
+    assert!(jsonl(&path).unwrap_err().to_string().contains(":2: not UTF-8"));
+    assert!(matches!(jsonl(&path.join("none")), Err(Error::Io { action: "read", .. })));
+}
+
+#[test]
+fn prompts_are_held_out_by_their_text() {
+    let line = |i: usize| format!("{{\"prompt\":\"say {}\",\"completion\":\"{i}\"}}\n", i % 500);
+    let (_dir, path) = file(&(0..1000).map(line).collect::<String>());
+    let data = dataset(&path, None).unwrap();
+    assert_eq!(data.train.len() + data.valid.len(), 1000);
+    assert!((60..140).contains(&data.valid.len()), "{}", data.valid.len());
+    assert!(data.valid.iter().all(|v| data.train.iter().all(|t| t.prompt != v.prompt)));
+    assert_eq!(data, dataset(&path, None).unwrap());
+    let (_dir, single) = file(&line(1));
+    assert!(matches!(dataset(&single, None), Err(Error::Usage { .. })));
+}
+
+#[test]
+fn tool_prompts_get_acknowledgements() {
+    use crate::data::{Split, System};
+    let line =
+        |i: usize| format!("{{\"prompt\":\"do {i}\",\"tool\":\"t{}\",\"args\":{{\"n\":{i}}}}}\n", i % 2);
+    let (_dir, path) = file(&(0..400).map(line).collect::<String>());
+    let data = dataset(&path, Some(&path)).unwrap();
+    assert_eq!(data.tool_examples(Split::Train, System::With).len(), 400);
+    let bare = data.tool_examples(Split::Train, System::Without);
+    assert!((70..130).contains(&bare.len()), "{}", bare.len());
+    let expected = Completion::Text(format!("{ACKNOWLEDGEMENT}{}", bare[0].prompt));
+    assert_eq!(bare[0].completion, expected);
+    assert_eq!(data.tools.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["t0", "t1"]);
+    assert_eq!(data.slots(), ["n"]);
+    assert_eq!(data.final_split(), Split::Valid);
+}
+
+#[test]
+fn a_corpus_splits_by_bytes_and_loses_nothing() {
+    let text: String =
+        (0..300).map(|i| format!("line é {i} of it\n{}", if i % 7 == 0 { "\n" } else { "" })).collect();
+    let (_dir, path) = file(&text);
+    let data = corpus(&path, 100).unwrap();
+    let joined =
+        |examples: &[Example]| -> String { examples.iter().map(|e| e.completion.canonical()).collect() };
+    assert_eq!(joined(&data.train) + &joined(&data.valid), text);
+    assert_eq!(data.corpus.as_deref(), Some(joined(&data.train).as_str()));
+    let share = joined(&data.train).len() as f64 / text.len() as f64;
+    assert!((share - 0.9).abs() < 0.01, "{share}");
+    assert!(data.train.iter().all(|e| e.completion.canonical().len() <= 100 && e.is_plain()));
+    let at_line_ends = data.train.iter().filter(|e| e.completion.canonical().ends_with('\n')).count();
+    assert!(at_line_ends + 1 >= data.train.len(), "cut at line ends");
+}
+
+#[test]
+fn text_without_any_break_is_cut_between_characters() {
+    let pieces = chunks("ééééééééé", 5);
+    assert_eq!(pieces.concat(), "ééééééééé");
+    assert!(pieces.iter().all(|p| p.len() <= 5));
+}
+
+#[test]
+fn one_line_answers_stay_text() {
+    assert_eq!(first(r#"{"question":"q","answer":"7"}"#).completion, Completion::Text("7".into()));
+    assert_eq!(first(r#"{"question":"q","answer":7}"#).completion, Completion::Text("7".into()));
+}
+
+/// Real files, where the environment names a directory of them.
+#[test]
+fn real_files_are_read() {
+    let Ok(dir) = std::env::var("FORGE_DATA_DIR") else {
+        eprintln!("skipped: FORGE_DATA_DIR is not set");
+        return;
+    };
+    let dir = PathBuf::from(dir);
+    let snips = dataset(&dir.join("snips_train.jsonl"), Some(&dir.join("snips_valid.jsonl"))).unwrap();
+    let calls = snips.tool_calls(&snips.train, crate::data::System::With);
+    assert_eq!((calls.len(), snips.tools.len(), snips.slots().len()), (13_084, 7, 39));
+    let gsm = jsonl(&dir.join("gsm8k_train.jsonl")).unwrap();
+    assert!(gsm.len() == 7473 && gsm.iter().all(Example::is_reasoned));
+    let arc = jsonl(&dir.join("arc_easy_dev.jsonl")).unwrap();
+    assert!(arc.len() == 546 && arc.iter().all(|e| e.answer().is_some()));
+    let plays = corpus(&dir.join("tinyshakespeare.txt"), 256).unwrap();
+    assert_eq!(plays.corpus.unwrap().len(), 1_115_394 / 10 * 9);
+}

@@ -1,0 +1,159 @@
+//! Training objectives: language modelling with deep supervision and learned halting, and distillation.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use crate::config::{CognateConfig, DataConfig};
+use crate::data::batch::{Batch, Batcher};
+use crate::engine::trainer::Objective;
+use crate::error::Result;
+use crate::nn::{Forward, ForwardOptions, Network, loss};
+
+/// A batch's ids as the tensor the network takes, `(rows, cols)`.
+///
+/// # Errors
+/// If the tensor cannot be made.
+pub fn batch_ids(batch: &Batch) -> Result<Tensor> {
+    Ok(Tensor::from_slice(&batch.ids, (batch.rows, batch.cols), &Device::Cpu)?)
+}
+
+/// Next-token cross-entropy at every recursion (deep supervision) plus the halting head's target.
+pub struct LanguageModel {
+    batcher: Batcher,
+    supervision: Vec<f32>,
+    halt_weight: f32,
+    halt_margin: f32,
+}
+
+impl LanguageModel {
+    /// Trains on `batcher`'s batches with the supervision of phase 1's configuration.
+    pub fn new(batcher: Batcher, cognate: &CognateConfig) -> Self {
+        Self {
+            batcher,
+            supervision: cognate.supervision.clone(),
+            halt_weight: cognate.halt_weight,
+            halt_margin: cognate.halt_margin,
+        }
+    }
+
+    /// Replaces the batches, keeping everything else.
+    pub fn set_batcher(&mut self, batcher: Batcher) {
+        self.batcher = batcher;
+    }
+}
+
+impl Objective for LanguageModel {
+    fn loss(&mut self, network: &Network, step: u64) -> Result<Tensor> {
+        let batch = self.batcher.batch(step);
+        // Every other step lets halted tokens really halt, so that the network learns to read the state they
+        // carry forward; the steps between run every recursion, so that the halting head sees what each gains.
+        let halting = network.config().halting && step % 2 == 1;
+        let forward = network.forward(&batch_ids(&batch)?, ForwardOptions { halting })?;
+        self.supervised_loss(network, &forward, &batch, !halting)
+    }
+}
+
+impl LanguageModel {
+    /// Deep supervision, and the halting head's loss where `teach_halting` is set.
+    fn supervised_loss(
+        &self,
+        network: &Network,
+        forward: &Forward,
+        batch: &Batch,
+        teach_halting: bool,
+    ) -> Result<Tensor> {
+        let recursions = forward.answers.len();
+        let teach_halting = teach_halting && self.halt_weight > 0.0 && !forward.halt.is_empty();
+        let (mut terms, mut scores) = (Vec::new(), Vec::new());
+        for (t, answer) in forward.answers.iter().enumerate() {
+            let logits = network.logits(answer)?;
+            if teach_halting {
+                scores.push(loss::token_scores(&logits, &batch.targets)?);
+            }
+            let ce = loss::weighted_cross_entropy(&logits, &batch.targets, &batch.weights)?;
+            terms.push((ce, supervision_weight(&self.supervision, t, recursions)));
+        }
+        let ce = weighted_mean(&terms)?;
+        if !teach_halting {
+            return Ok(ce);
+        }
+        let mut halting = Vec::new();
+        for (t, logit) in forward.halt.iter().enumerate() {
+            let enough = |gain: f32| if gain < self.halt_margin { 1.0 } else { 0.0 };
+            let targets: Vec<f32> =
+                scores[t].iter().zip(&scores[t + 1]).map(|(now, next)| enough(now.loss - next.loss)).collect();
+            halting.push((loss::binary_cross_entropy(logit, &targets, &batch.weights)?, 1.0));
+        }
+        Ok((ce + (weighted_mean(&halting)? * f64::from(self.halt_weight))?)?)
+    }
+}
+
+/// `Σ wᵢ·tᵢ / Σ wᵢ` of scalar terms.
+fn weighted_mean(terms: &[(Tensor, f32)]) -> Result<Tensor> {
+    let total: f32 = terms.iter().map(|(_, w)| w).sum();
+    let mut sum = Tensor::new(0f32, &Device::Cpu)?;
+    for (term, weight) in terms {
+        sum = (sum + (term * f64::from(weight / total))?)?;
+    }
+    Ok(sum)
+}
+
+/// Weight of recursion `t` of `recursions`: the list's entries for the last recursions, its first entry before.
+fn supervision_weight(list: &[f32], t: usize, recursions: usize) -> f32 {
+    let missing = recursions.saturating_sub(list.len());
+    let offset = list.len().saturating_sub(recursions);
+    list.get((t + offset).saturating_sub(missing)).or(list.last()).copied().unwrap_or(1.0)
+}
+
+/// Cross-entropy on data blended with the KL divergence from a frozen teacher, on the same tokens.
+pub struct Distillation {
+    /// Supplies the batches and the data term.
+    pub data: LanguageModel,
+    /// The teacher, evaluated without a graph.
+    pub teacher: Network,
+    /// Share of the KL term in the loss.
+    pub weight: f32,
+}
+
+impl Objective for Distillation {
+    fn loss(&mut self, network: &Network, step: u64) -> Result<Tensor> {
+        let batch = self.data.batcher.batch(step);
+        let ids = batch_ids(&batch)?;
+        let teacher = self.teacher.forward(&ids, ForwardOptions { halting: self.teacher.config().halting })?;
+        let teacher = self.teacher.logits(teacher.answer())?;
+        let halting = network.config().halting && step % 2 == 1;
+        let forward = network.forward(&ids, ForwardOptions { halting })?;
+        let student = network.logits(forward.answer())?;
+        let kl = loss::kl(&student, &teacher, &batch.weights, 1.0)?;
+        let data = self.data.supervised_loss(network, &forward, &batch, !halting)?;
+        Ok(((kl * f64::from(self.weight))? + (data * f64::from(1.0 - self.weight))?)?)
+    }
+}
+
+/// A batcher over sequences with the sizes of the configuration.
+pub fn batcher(
+    sequences: Arc<Vec<crate::data::Sequence>>,
+    batch_tokens: usize,
+    data: &DataConfig,
+    seed: u64,
+    label: &str,
+) -> Batcher {
+    Batcher::new(sequences, batch_tokens, data.max_len, seed, label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::supervision_weight;
+
+    #[test]
+    fn supervision_lists_align_at_the_last_recursion() {
+        assert_eq!(supervision_weight(&[0.5, 1.0], 0, 2), 0.5);
+        assert_eq!(supervision_weight(&[0.5, 1.0], 1, 2), 1.0);
+        assert_eq!(supervision_weight(&[0.5, 1.0], 0, 1), 1.0);
+        assert_eq!(supervision_weight(&[0.5, 1.0], 0, 3), 0.5);
+        assert_eq!(supervision_weight(&[0.5, 1.0], 1, 3), 0.5);
+        assert_eq!(supervision_weight(&[0.5, 1.0], 2, 3), 1.0);
+        assert_eq!(supervision_weight(&[], 0, 2), 1.0);
+    }
+}

@@ -1,0 +1,326 @@
+//! The forward pass of `docs/numerics.md`, section 3, over a batch of whole sequences.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use forge_formats::role::Role;
+
+use super::network::Network;
+use super::ops::attention::Attention;
+use super::ops::carry::{Carry, HaltLogit};
+use super::ops::embedding::Embedding;
+use super::ops::glu::Prologue;
+use super::ops::linear::{Extra, NormLinear, projection_inputs};
+use super::ops::memory::{Concat, GateBlend, Scan};
+use super::ops::norm::GainedResidual;
+use super::ops::quant::QuantWeight;
+use super::ops::rope::Rope;
+use super::ops::{apply1, apply2, apply3};
+use crate::error::{Error, Result};
+use crate::weights::Key;
+use forge_runtime::math;
+
+/// What a forward pass should do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ForwardOptions {
+    /// Halt tokens as the runtime does, carrying their keys, values and answers forward. Otherwise every token
+    /// goes through every recursion, which is what deep supervision trains on.
+    pub halting: bool,
+}
+
+/// What a forward pass yields.
+pub struct Forward {
+    /// The answer `[b·t, dim]` after each recursion; the last one is the model's.
+    pub answers: Vec<Tensor>,
+    /// Halting logits `[b·t]` after each recursion but the last: a token halts when `sigmoid(logit)` exceeds the
+    /// threshold. Empty for a model without halting.
+    pub halt: Vec<Tensor>,
+    /// Recursions each of the `b·t` tokens went through.
+    pub depths: Vec<u32>,
+}
+
+impl Forward {
+    /// The model's answer `[b·t, dim]`.
+    ///
+    /// # Panics
+    /// Never: a model recurses at least once.
+    pub fn answer(&self) -> &Tensor {
+        &self.answers[self.answers.len() - 1]
+    }
+}
+
+/// Sees the input of every projection: its key and the normalised rows `[b·t, cols]`, before quantisation.
+pub type Observer<'o> = dyn FnMut(Key, &[f32], usize) + 'o;
+
+/// One matrix as the graph uses it: the latent and its quantised form.
+struct Map {
+    key: Key,
+    weight: Tensor,
+    quant: Option<Arc<QuantWeight>>,
+}
+
+impl Map {
+    fn new(net: &Network, role: Role, layer: u32) -> Result<Self> {
+        Ok(Self { key: (role, layer), weight: net.tensor(role, layer)?, quant: net.quantised(role, layer)? })
+    }
+}
+
+/// Parameters of one block's memory.
+struct Memory {
+    input: Map,
+    bias: Tensor,
+    output: Map,
+    gate1: Map,
+    gate2: Map,
+}
+
+/// Parameters of one block.
+struct Block {
+    attn_norm: Option<Tensor>,
+    qkv: Map,
+    attn_out: Map,
+    ffn_norm: Option<Tensor>,
+    gate_up: Map,
+    down: Map,
+    memory: Option<Memory>,
+}
+
+/// What a block keeps from one recursion to the next.
+#[derive(Clone, Default)]
+struct State {
+    qkv: Option<Tensor>,
+    read: Option<Tensor>,
+}
+
+/// Gains of the recursion.
+struct Loop {
+    answer: Tensor,
+    latent: Tensor,
+    out: Tensor,
+}
+
+/// One forward pass: parameters quantised once, shared by all recursions.
+pub(super) struct Pass<'n> {
+    net: &'n Network,
+    ids: Arc<Vec<u32>>,
+    attention: Attention,
+    blocks: Vec<Block>,
+    looped: Option<Loop>,
+    observer: Option<RefCell<&'n mut Observer<'n>>>,
+}
+
+impl<'n> Pass<'n> {
+    /// Shows every projection's input to `observer` during the run.
+    pub(super) fn observed(self, observer: &'n mut Observer<'n>) -> Self {
+        Self { observer: Some(RefCell::new(observer)), ..self }
+    }
+
+    fn observe(&self, map: &Map, x: &Tensor, prologue: Prologue, gain: Option<&Tensor>) -> Result<()> {
+        if let Some(observer) = &self.observer {
+            let cols = map.weight.dim(1)?;
+            let inputs = projection_inputs(prologue, self.net.config().norm_eps, x, cols, gain)?;
+            (observer.borrow_mut())(map.key, &inputs, cols);
+        }
+        Ok(())
+    }
+
+    pub(super) fn new(net: &'n Network, ids: &Tensor) -> Result<Self> {
+        let c = net.config();
+        let (rows, cols) = ids.dims2()?;
+        if rows * cols == 0 {
+            return Err(Error::Config("a batch needs at least one token".into()));
+        }
+        let gain = |role, layer| if c.norm_gain { net.tensor(role, layer).map(Some) } else { Ok(None) };
+        let blocks = (0..c.layers)
+            .map(|l| {
+                Ok(Block {
+                    attn_norm: gain(Role::AttnNorm, l)?,
+                    qkv: Map::new(net, Role::Qkv, l)?,
+                    attn_out: Map::new(net, Role::AttnOut, l)?,
+                    ffn_norm: gain(Role::FfnNorm, l)?,
+                    gate_up: Map::new(net, Role::GateUp, l)?,
+                    down: Map::new(net, Role::Down, l)?,
+                    memory: if c.has_memory(l) { Some(Memory::new(net, l)?) } else { None },
+                })
+            })
+            .collect::<Result<_>>()?;
+        let attention = Attention {
+            heads: c.heads as usize,
+            kv_heads: c.kv_heads as usize,
+            head_dim: c.head_dim as usize,
+            window: c.window as usize,
+            cols,
+            rope: Arc::new(Rope::new(cols, c.head_dim as usize, c.rope_log2_theta)),
+        };
+        let ids = Arc::new(ids.flatten_all()?.to_vec1::<u32>()?);
+        let looped = if c.recursion > 1 { Some(Loop::new(net)?) } else { None };
+        Ok(Self { net, ids, attention, blocks, looped, observer: None })
+    }
+
+    pub(super) fn run(&self, options: ForwardOptions) -> Result<Forward> {
+        let c = self.net.config();
+        let x = self.embed()?;
+        let mut states = vec![State::default(); self.blocks.len()];
+        let mut forward = Forward { answers: Vec::new(), halt: Vec::new(), depths: vec![1; self.ids.len()] };
+        let mut halted = vec![false; self.ids.len()];
+        let mut latent: Option<Tensor> = None;
+        for t in 0..c.recursion {
+            let mask = (options.halting && c.halting && t > 0).then(|| Arc::new(halted.clone()));
+            let mut u = match (&latent, &self.looped, forward.answers.last()) {
+                (Some(z), Some(gains), Some(y)) => {
+                    let u = self.gained(&x, y, &gains.answer)?;
+                    self.gained(&u, z, &gains.latent)?
+                }
+                _ => x.clone(),
+            };
+            for (block, state) in self.blocks.iter().zip(&mut states) {
+                u = self.block(block, u, state, mask.as_ref())?;
+            }
+            let y = self.answer(&u, forward.answers.last(), mask)?;
+            latent = Some(u);
+            if c.halting && t + 1 < c.recursion {
+                let halt = self.net.tensor(Role::Halt, 0)?;
+                let logit = apply2(HaltLogit { eps: c.norm_eps }, &y, &halt)?;
+                if options.halting {
+                    halt_tokens(&logit, c.halt_threshold, &mut halted)?;
+                }
+                forward.halt.push(logit);
+            }
+            if t + 1 < c.recursion {
+                forward
+                    .depths
+                    .iter_mut()
+                    .zip(&halted)
+                    .for_each(|(depth, halted)| *depth += u32::from(!halted));
+            }
+            forward.answers.push(y);
+        }
+        Ok(forward)
+    }
+
+    /// `norm(E[id])`.
+    fn embed(&self) -> Result<Tensor> {
+        let table = self.net.tensor(Role::Embedding, 0)?;
+        let quant = self.net.quantised(Role::Embedding, 0)?;
+        Ok(apply1(Embedding { ids: self.ids.clone(), eps: self.net.config().norm_eps, quant }, &table)?)
+    }
+
+    /// `base + gain ⊙ norm(z)`.
+    fn gained(&self, base: &Tensor, z: &Tensor, gain: &Tensor) -> Result<Tensor> {
+        Ok(apply3(GainedResidual { eps: self.net.config().norm_eps }, base, z, gain)?)
+    }
+
+    /// The answer after a recursion that ended in latent `z`; halted tokens keep theirs.
+    fn answer(&self, z: &Tensor, earlier: Option<&Tensor>, mask: Option<Arc<Vec<bool>>>) -> Result<Tensor> {
+        let Some(gains) = &self.looped else { return Ok(z.clone()) };
+        let base = match earlier {
+            Some(y) => y.clone(),
+            None => z.zeros_like()?,
+        };
+        let y = self.gained(&base, z, &gains.out)?;
+        match (earlier, mask) {
+            (Some(earlier), Some(halted)) => Ok(apply2(Carry { halted, from: 0 }, &y, earlier)?),
+            _ => Ok(y),
+        }
+    }
+
+    /// `W · (norm(prologue(x)) [⊙ gain])`.
+    fn linear(&self, map: &Map, x: &Tensor, prologue: Prologue, gain: Option<&Tensor>) -> Result<Tensor> {
+        self.observe(map, x, prologue, gain)?;
+        linear(self.net.config().norm_eps, map, x, prologue, gain)
+    }
+
+    /// `u + W · norm(prologue(x))`.
+    fn residual(&self, map: &Map, x: &Tensor, prologue: Prologue, u: &Tensor) -> Result<Tensor> {
+        self.observe(map, x, prologue, None)?;
+        let eps = self.net.config().norm_eps;
+        let op = NormLinear { prologue, eps, quant: map.quant.clone(), extra: Extra::Residual };
+        Ok(apply3(op, x, &map.weight, u)?)
+    }
+
+    fn block(
+        &self,
+        block: &Block,
+        u: Tensor,
+        state: &mut State,
+        mask: Option<&Arc<Vec<bool>>>,
+    ) -> Result<Tensor> {
+        let mut qkv = self.linear(&block.qkv, &u, Prologue::Identity, block.attn_norm.as_ref())?;
+        if let (Some(halted), Some(earlier)) = (mask, &state.qkv) {
+            // Rotation depends on the position alone, so carrying keys forward before it is the same as after.
+            let from = self.attention.heads * self.attention.head_dim;
+            qkv = apply2(Carry { halted: halted.clone(), from }, &qkv, earlier)?;
+        }
+        let mut o = apply1(self.attention.clone(), &qkv)?;
+        state.qkv = Some(qkv);
+        if let Some(memory) = &block.memory {
+            let read = match state.read.take() {
+                Some(read) => read,
+                None => self.remember(memory, &u, block.attn_norm.as_ref())?,
+            };
+            let both = apply2(Concat, &o, &read)?;
+            let hidden = self.linear(&memory.gate1, &both, Prologue::Identity, None)?;
+            let gate = self.linear(&memory.gate2, &hidden, Prologue::Relu, None)?;
+            o = apply3(GateBlend, &o, &read, &gate)?;
+            state.read = Some(read);
+        }
+        let u = self.residual(&block.attn_out, &o, Prologue::Identity, &u)?;
+        let hidden = self.linear(&block.gate_up, &u, Prologue::Identity, block.ffn_norm.as_ref())?;
+        self.residual(&block.down, &hidden, Prologue::Gated(self.net.config().activation), &u)
+    }
+
+    /// Writes the memory and reads it, in the first recursion.
+    fn remember(&self, memory: &Memory, u: &Tensor, gain: Option<&Tensor>) -> Result<Tensor> {
+        let written = self.linear(&memory.input, u, Prologue::Identity, gain)?;
+        let state = apply2(Scan { cols: self.attention.cols }, &written, &memory.bias)?;
+        self.linear(&memory.output, &state, Prologue::Identity, None)
+    }
+}
+
+impl Memory {
+    fn new(net: &Network, layer: u32) -> Result<Self> {
+        Ok(Self {
+            input: Map::new(net, Role::MemIn, layer)?,
+            bias: net.tensor(Role::MemBias, layer)?,
+            output: Map::new(net, Role::MemOut, layer)?,
+            gate1: Map::new(net, Role::MemGate1, layer)?,
+            gate2: Map::new(net, Role::MemGate2, layer)?,
+        })
+    }
+}
+
+impl Loop {
+    fn new(net: &Network) -> Result<Self> {
+        Ok(Self {
+            answer: net.tensor(Role::LoopAnswer, 0)?,
+            latent: net.tensor(Role::LoopLatent, 0)?,
+            out: net.tensor(Role::LoopOut, 0)?,
+        })
+    }
+}
+
+/// Marks the tokens whose halting probability exceeds the threshold.
+fn halt_tokens(logit: &Tensor, threshold: f32, halted: &mut [bool]) -> Result<()> {
+    let logits = logit.detach().to_vec1::<f32>()?;
+    for (halted, logit) in halted.iter_mut().zip(logits) {
+        *halted |= math::sigmoid(logit) > threshold;
+    }
+    Ok(())
+}
+
+fn linear(eps: f32, map: &Map, x: &Tensor, prologue: Prologue, gain: Option<&Tensor>) -> Result<Tensor> {
+    let op = NormLinear { prologue, eps, quant: map.quant.clone(), extra: Extra::Gain };
+    Ok(match gain {
+        Some(gain) => apply3(op, x, &map.weight, gain)?,
+        None => apply2(op, x, &map.weight)?,
+    })
+}
+
+/// `linear(head, norm(answer, final_norm))`, the head being the embedding when tied.
+pub(super) fn head(net: &Network, answer: &Tensor) -> Result<Tensor> {
+    let role = if net.config().tied { Role::Embedding } else { Role::Head };
+    let map = Map::new(net, role, 0)?;
+    let gain = net.tensor(Role::FinalNorm, 0)?;
+    linear(net.config().norm_eps, &map, answer, Prologue::Identity, Some(&gain))
+}

@@ -1,0 +1,195 @@
+//! The trainable parameters of a model and the precision they are used in.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor, Var};
+use forge_formats::config::ModelConfig;
+use forge_formats::role::{Role, RoleKind};
+
+use super::forward::{Forward, ForwardOptions, Observer, Pass};
+use super::ops::quant::{Blend, Grid, QuantWeight};
+use super::ops::{Arg, host};
+use crate::error::{Error, Result};
+use crate::weights::{Key, Matrix, Weights};
+
+/// How projections are computed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Projections {
+    /// In f32.
+    Float,
+    /// Ternary weights and int8 activations, blended in as `x + lambda (Q(x) − x)`; `lambda = 1` is what the
+    /// runtime computes for ternary codecs.
+    Ternary {
+        /// Share of the quantised value, 0 to 1.
+        lambda: f32,
+    },
+}
+
+/// How the embedding table and the head are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tables {
+    /// In f32.
+    Float,
+    /// As the `Int8Row` codec stores them.
+    Int8,
+}
+
+/// Precision of the forward pass; the parameters themselves are always f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Precision {
+    /// Of all projections.
+    pub projections: Projections,
+    /// Of embedding and head.
+    pub tables: Tables,
+}
+
+impl Precision {
+    /// Everything in f32.
+    pub const FLOAT: Self = Self { projections: Projections::Float, tables: Tables::Float };
+    /// Ternary projections and int8 tables, as shipped.
+    pub const TERNARY: Self =
+        Self { projections: Projections::Ternary { lambda: 1.0 }, tables: Tables::Int8 };
+}
+
+/// A model whose parameters are candle variables.
+#[derive(Clone)]
+pub struct Network {
+    config: ModelConfig,
+    vars: BTreeMap<Key, Var>,
+    precision: Precision,
+    straight_through: bool,
+    tracked: bool,
+}
+
+impl Network {
+    /// Copies `weights` into variables.
+    ///
+    /// # Errors
+    /// If the configuration is invalid, a tensor is missing or of the wrong shape, or the device is not the CPU.
+    pub fn new(weights: &Weights, precision: Precision, device: &Device) -> Result<Self> {
+        if !device.is_cpu() {
+            return Err(Error::Config("the fused operations run on the CPU only".into()));
+        }
+        let config = weights.config.clone();
+        config.validate()?;
+        let mut vars = BTreeMap::new();
+        for (role, layer, [rows, cols]) in config.tensors() {
+            let (rows, cols) = (rows as usize, cols as usize);
+            let matrix = weights
+                .tensors
+                .get(&(role, layer))
+                .filter(|m| m.rows == rows && m.cols == cols && m.data.len() == rows * cols)
+                .ok_or(forge_formats::error::Error::Tensor(role.name()))?;
+            let tensor = Tensor::from_slice(&matrix.data, (rows, cols), device)?;
+            vars.insert((role, layer), Var::from_tensor(&tensor)?);
+        }
+        Ok(Self { config, vars, precision, straight_through: true, tracked: true })
+    }
+
+    /// Shape of the model.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The variables, ordered by key.
+    pub fn vars(&self) -> &BTreeMap<Key, Var> {
+        &self.vars
+    }
+
+    /// The precision of the next forward pass.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Changes the precision of the following forward passes.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
+    /// Whether gradients pass straight through the rounding (the default), or rounding has gradient zero: the
+    /// control that shows what the straight-through estimator contributes.
+    pub fn set_straight_through(&mut self, on: bool) {
+        self.straight_through = on;
+    }
+
+    /// A view of the same parameters, later updates included, whose forward passes record no graph.
+    pub fn detached(&self) -> Self {
+        Self { tracked: false, ..self.clone() }
+    }
+
+    /// A copy of the parameters on the host.
+    ///
+    /// # Errors
+    /// If a variable cannot be read.
+    pub fn weights(&self) -> Result<Weights> {
+        let mut tensors = BTreeMap::new();
+        for (key, var) in &self.vars {
+            let (rows, cols) = var.dims2()?;
+            let data = var.flatten_all()?.to_vec1::<f32>()?;
+            tensors.insert(*key, Matrix { rows, cols, data });
+        }
+        Ok(Weights { config: self.config.clone(), tensors })
+    }
+
+    /// Overwrites the parameters; views made by [`Network::detached`] see it too.
+    ///
+    /// # Errors
+    /// If `weights` is of another configuration.
+    pub fn load(&self, weights: &Weights) -> Result<()> {
+        if weights.config != self.config {
+            return Err(Error::Config("weights of another model cannot be loaded into this network".into()));
+        }
+        for (key, var) in &self.vars {
+            let matrix = weights.tensors.get(key).ok_or(forge_formats::error::Error::Tensor(key.0.name()))?;
+            var.set(&Tensor::from_slice(&matrix.data, var.shape(), var.device())?)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the model on `ids [b, t]` (u32): every sequence from an empty state.
+    ///
+    /// # Errors
+    /// If `ids` is not a non-empty u32 matrix of ids inside the vocabulary.
+    pub fn forward(&self, ids: &Tensor, options: ForwardOptions) -> Result<Forward> {
+        Pass::new(self, ids)?.run(options)
+    }
+
+    /// As [`Network::forward`] with every recursion run, showing each projection's input to `observer`.
+    ///
+    /// # Errors
+    /// As [`Network::forward`].
+    pub fn forward_observed<'o>(&'o self, ids: &Tensor, observer: &'o mut Observer<'o>) -> Result<Forward> {
+        Pass::new(self, ids)?.observed(observer).run(ForwardOptions { halting: false })
+    }
+
+    /// Logits `[n, vocab]` of answers `[n, dim]`.
+    ///
+    /// # Errors
+    /// If the answer is not `dim` wide.
+    pub fn logits(&self, answer: &Tensor) -> Result<Tensor> {
+        super::forward::head(self, answer)
+    }
+
+    /// The tensor of a role and block as the graph sees it.
+    pub(super) fn tensor(&self, role: Role, layer: u32) -> Result<Tensor> {
+        let var = self.vars.get(&(role, layer)).ok_or(forge_formats::error::Error::Tensor(role.name()))?;
+        Ok(if self.tracked { var.as_tensor().clone() } else { var.as_tensor().detach() })
+    }
+
+    /// The quantised form of a matrix under the current precision, none when it is used in f32.
+    pub(super) fn quantised(&self, role: Role, layer: u32) -> Result<Option<Arc<QuantWeight>>> {
+        let (grid, lambda) = match (role.kind(), self.precision) {
+            (RoleKind::Projection, Precision { projections: Projections::Ternary { lambda }, .. }) => {
+                (Grid::Ternary, lambda)
+            }
+            (RoleKind::Table, Precision { tables: Tables::Int8, .. }) => (Grid::Int8, 1.0),
+            _ => return Ok(None),
+        };
+        let tensor = self.tensor(role, layer)?;
+        let (storage, layout) = tensor.storage_and_layout();
+        let Arg { data, dims } = host(&storage, layout)?;
+        let blend = Blend { lambda, straight_through: self.straight_through };
+        Ok(Some(Arc::new(QuantWeight::new(data, dims[1], grid, blend))))
+    }
+}

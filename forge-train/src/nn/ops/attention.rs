@@ -1,0 +1,268 @@
+//! Causal sliding-window attention with grouped key/value heads and rotary positions, straight from the fused
+//! query-key-value rows. The backward pass recomputes the probabilities.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{Result, Shape, bail};
+use rayon::prelude::*;
+
+use super::gemm::{Mat, MatMut, Threads, multiply};
+use super::rope::Rope;
+use super::simd::vectorised;
+use super::{Arg, Op};
+use forge_runtime::math;
+
+/// Query positions handled at once; keys beyond the window of the block are never touched.
+const BLOCK: usize = 64;
+
+/// Operand `[b·t, (heads + 2 kv_heads)·d]` as queries ‖ keys ‖ values; result `[b·t, heads·d]`.
+#[derive(Clone)]
+pub(crate) struct Attention {
+    /// Query heads.
+    pub(crate) heads: usize,
+    /// Key/value heads.
+    pub(crate) kv_heads: usize,
+    /// Channels of a head.
+    pub(crate) head_dim: usize,
+    /// Positions a token attends to, itself included.
+    pub(crate) window: usize,
+    /// Tokens of a sequence (t).
+    pub(crate) cols: usize,
+    /// Rotations of positions `0..t`.
+    pub(crate) rope: Arc<Rope>,
+}
+
+/// A block of query positions and the keys it sees.
+struct Block {
+    from: usize,
+    len: usize,
+    key_from: usize,
+    keys: usize,
+}
+
+impl Attention {
+    fn wide(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    fn narrow(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / math::sqrt(self.head_dim as f32)
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = Block> + '_ {
+        (0..self.cols).step_by(BLOCK).map(|from| {
+            let len = BLOCK.min(self.cols - from);
+            let key_from = (from + 1).saturating_sub(self.window);
+            Block { from, len, key_from, keys: from + len - key_from }
+        })
+    }
+
+    /// Rotated copy `[t, d]` of the head that starts at `column`.
+    fn rotated(&self, qkv: &[f32], column: usize) -> Vec<f32> {
+        let (d, wide) = (self.head_dim, self.wide());
+        let mut out = vec![0.0; self.cols * d];
+        rotate_rows(&self.rope, &qkv[column..], wide, d, &mut out);
+        out
+    }
+
+    /// Writes the back-rotated `[t, d]` gradient into the head that starts at `column`.
+    fn unrotate(&self, grad: &[f32], column: usize, dqkv: &mut [f32]) {
+        rotate_rows_back(&self.rope, grad, self.head_dim, self.wide(), &mut dqkv[column..]);
+    }
+
+    /// Exponentials `[len, keys]` of the block's scores, 0 where masked, and the inverse of each row's sum.
+    fn exponentials(&self, block: &Block, q: &[f32], k: &[f32], e: &mut [f32], inverse: &mut [f32]) {
+        let d = self.head_dim;
+        multiply(
+            MatMut::new(e, block.len, block.keys),
+            Mat::new(&q[block.from * d..], block.len, d),
+            Mat::new(&k[block.key_from * d..], block.keys, d).t(),
+            self.scale(),
+            false,
+            Threads::One,
+        );
+        for (r, (row, inverse)) in e.chunks_exact_mut(block.keys).zip(inverse).take(block.len).enumerate() {
+            *inverse = softmax_row(self.seen(block, r), row);
+        }
+    }
+
+    /// Columns of the block's score matrix that row `r` attends to.
+    fn seen(&self, block: &Block, r: usize) -> Range<usize> {
+        let position = block.from + r;
+        (position + 1).saturating_sub(self.window) - block.key_from..position + 1 - block.key_from
+    }
+
+    fn sequence(&self, qkv: &[f32], out: &mut [f32]) {
+        let (d, wide, narrow, group) =
+            (self.head_dim, self.wide(), self.narrow(), self.heads / self.kv_heads);
+        let mut e = vec![0.0; BLOCK * self.cols];
+        let mut inverse = [0.0; BLOCK];
+        for kv in 0..self.kv_heads {
+            let k = self.rotated(qkv, (self.heads + kv) * d);
+            let v_column = (self.heads + self.kv_heads + kv) * d;
+            for head in kv * group..(kv + 1) * group {
+                let q = self.rotated(qkv, head * d);
+                for block in self.blocks() {
+                    let e = &mut e[..block.len * block.keys];
+                    self.exponentials(&block, &q, &k, e, &mut inverse);
+                    let out = &mut out[block.from * narrow + head * d..];
+                    multiply(
+                        MatMut::strided(out, block.len, d, narrow),
+                        Mat::new(e, block.len, block.keys),
+                        Mat::strided(&qkv[block.key_from * wide + v_column..], block.keys, d, wide),
+                        1.0,
+                        false,
+                        Threads::One,
+                    );
+                    for (r, inverse) in inverse[..block.len].iter().enumerate() {
+                        out[r * narrow..][..d].iter_mut().for_each(|o| *o *= inverse);
+                    }
+                }
+            }
+        }
+    }
+
+    fn sequence_backward(&self, qkv: &[f32], out: &[f32], grad: &[f32], dqkv: &mut [f32]) {
+        let (d, group) = (self.head_dim, self.heads / self.kv_heads);
+        let mut scratch = Scratch {
+            p: vec![0.0; BLOCK * self.cols],
+            dp: vec![0.0; BLOCK * self.cols],
+            inverse: vec![0.0; BLOCK],
+            dq: vec![0.0; self.cols * d],
+            dk: vec![0.0; self.cols * d],
+        };
+        for kv in 0..self.kv_heads {
+            let k = self.rotated(qkv, (self.heads + kv) * d);
+            scratch.dk.fill(0.0);
+            for head in kv * group..(kv + 1) * group {
+                let q = self.rotated(qkv, head * d);
+                let parts = Head { head, kv, q: &q, k: &k, qkv, out, grad };
+                for block in self.blocks() {
+                    self.block_backward(&block, &parts, &mut scratch, dqkv);
+                }
+                self.unrotate(&scratch.dq, head * d, dqkv);
+            }
+            self.unrotate(&scratch.dk, (self.heads + kv) * d, dqkv);
+        }
+    }
+
+    /// One block of one head: writes its rows of `dq`, adds to `dk` and to the values' part of `dqkv`.
+    fn block_backward(&self, block: &Block, head: &Head<'_>, scratch: &mut Scratch, dqkv: &mut [f32]) {
+        let (d, wide, narrow) = (self.head_dim, self.wide(), self.narrow());
+        let Scratch { p, dp, inverse, dq, dk } = scratch;
+        let (p, dp) = (&mut p[..block.len * block.keys], &mut dp[..block.len * block.keys]);
+        self.exponentials(block, head.q, head.k, p, inverse);
+        let at = block.from * narrow + head.head * d;
+        let v_at = block.key_from * wide + (self.heads + self.kv_heads + head.kv) * d;
+        let dout = Mat::strided(&head.grad[at..], block.len, d, narrow);
+        let v = Mat::strided(&head.qkv[v_at..], block.keys, d, wide);
+        multiply(MatMut::new(dp, block.len, block.keys), dout, v.t(), 1.0, false, Threads::One);
+        let scale = self.scale();
+        for (r, inverse) in inverse[..block.len].iter().enumerate() {
+            let (grad, out) = (&head.grad[at + r * narrow..][..d], &head.out[at + r * narrow..][..d]);
+            let row = r * block.keys..(r + 1) * block.keys;
+            score_gradient(grad, out, *inverse, scale, &mut p[row.clone()], &mut dp[row]);
+        }
+        let (p, ds) = (Mat::new(p, block.len, block.keys), Mat::new(dp, block.len, block.keys));
+        let q = Mat::new(&head.q[block.from * d..], block.len, d);
+        let k = Mat::new(&head.k[block.key_from * d..], block.keys, d);
+        let dv = MatMut::strided(&mut dqkv[v_at..], block.keys, d, wide);
+        multiply(dv, p.t(), dout, 1.0, true, Threads::One);
+        let dk = MatMut::new(&mut dk[block.key_from * d..], block.keys, d);
+        multiply(dk, ds.t(), q, 1.0, true, Threads::One);
+        multiply(MatMut::new(&mut dq[block.from * d..], block.len, d), ds, k, 1.0, false, Threads::One);
+    }
+}
+
+/// What the backward pass of one head reads.
+struct Head<'a> {
+    head: usize,
+    kv: usize,
+    q: &'a [f32],
+    k: &'a [f32],
+    qkv: &'a [f32],
+    out: &'a [f32],
+    grad: &'a [f32],
+}
+
+/// Buffers of one sequence's backward pass.
+struct Scratch {
+    p: Vec<f32>,
+    dp: Vec<f32>,
+    inverse: Vec<f32>,
+    dq: Vec<f32>,
+    dk: Vec<f32>,
+}
+
+vectorised! {
+/// Rotated copy `[t, d]` of rows that start `stride` apart.
+fn rotate_rows(rope: &Rope, x: &[f32], stride: usize, d: usize, out: &mut [f32]) {
+    for (p, out) in out.chunks_exact_mut(d).enumerate() {
+        rope.rotate(p, &x[p * stride..][..d], out);
+    }
+}
+
+/// Writes back-rotated rows `[t, d]` to rows that start `stride` apart.
+fn rotate_rows_back(rope: &Rope, grad: &[f32], d: usize, stride: usize, out: &mut [f32]) {
+    for (p, grad) in grad.chunks_exact(d).enumerate() {
+        rope.rotate_back(p, grad, &mut out[p * stride..][..d]);
+    }
+}
+
+/// Replaces the scores that are seen by `exp(s − max)` and the others by 0; returns the inverse of the sum.
+fn softmax_row(seen: Range<usize>, row: &mut [f32]) -> f32 {
+    let (before, rest) = row.split_at_mut(seen.start);
+    let (scores, after) = rest.split_at_mut(seen.end - seen.start);
+    before.fill(0.0);
+    after.fill(0.0);
+    let max = math::max(scores);
+    scores.iter_mut().for_each(|s| *s = math::exp(*s - max));
+    1.0 / math::sum16(scores)
+}
+
+/// Normalises a row of exponentials `p`, and turns the gradient `dp` of the probabilities into that of the raw
+/// scores, `p (dp − dout·out) scale`.
+fn score_gradient(dout: &[f32], out: &[f32], inverse: f32, scale: f32, p: &mut [f32], dp: &mut [f32]) {
+    let delta = math::dot(dout, out);
+    for (p, dp) in p.iter_mut().zip(dp) {
+        *p *= inverse;
+        *dp = *p * (*dp - delta) * scale;
+    }
+}
+}
+
+impl Op<1> for Attention {
+    const NAME: &'static str = "window-attention";
+
+    fn forward(&self, [qkv]: [Arg<'_>; 1]) -> Result<(Vec<f32>, Shape)> {
+        if qkv.width() != self.wide() || self.cols == 0 || !qkv.rows().is_multiple_of(self.cols) {
+            bail!("attention over {} rows of {} values", qkv.rows(), qkv.width());
+        }
+        let mut out = vec![0.0; qkv.rows() * self.narrow()];
+        out.par_chunks_mut(self.cols * self.narrow())
+            .zip(qkv.data.par_chunks(self.cols * self.wide()))
+            .for_each(|(out, qkv)| self.sequence(qkv, out));
+        Ok((out, (qkv.rows(), self.narrow()).into()))
+    }
+
+    fn backward(
+        &self,
+        [qkv]: [Arg<'_>; 1],
+        result: &[f32],
+        grad: &[f32],
+        _wanted: [bool; 1],
+    ) -> Result<[Option<Vec<f32>>; 1]> {
+        let (wide, narrow) = (self.cols * self.wide(), self.cols * self.narrow());
+        let mut dqkv = vec![0.0; qkv.data.len()];
+        dqkv.par_chunks_mut(wide)
+            .zip(qkv.data.par_chunks(wide))
+            .zip(result.par_chunks(narrow).zip(grad.par_chunks(narrow)))
+            .for_each(|((dqkv, qkv), (out, grad))| self.sequence_backward(qkv, out, grad, dqkv));
+        Ok([Some(dqkv)])
+    }
+}

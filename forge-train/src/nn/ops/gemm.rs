@@ -1,0 +1,129 @@
+//! Matrix products through the `gemm` crate behind a bounds-checked interface. With `simd.rs` this is the
+//! only file of the trainer that holds unsafe code.
+
+use gemm::Parallelism;
+
+/// A matrix read from a slice: element `(r, c)` is `data[r * row_stride + c * col_stride]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Mat<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// A row-major matrix without gaps.
+    pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// A row-major matrix whose rows start `row_stride` apart.
+    ///
+    /// # Panics
+    /// If an element lies outside `data`.
+    pub(crate) fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(fits(data.len(), rows, cols, row_stride), "matrix exceeds its slice");
+        Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// The transposed view.
+    pub(crate) fn t(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+/// A row-major matrix written to a slice; rows start `row_stride >= cols` apart, so elements never alias.
+pub(crate) struct MatMut<'a> {
+    data: &'a mut [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+}
+
+impl<'a> MatMut<'a> {
+    /// A matrix without gaps.
+    pub(crate) fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// A matrix whose rows start `row_stride` apart.
+    ///
+    /// # Panics
+    /// If an element lies outside `data` or rows overlap.
+    pub(crate) fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(row_stride >= cols, "rows overlap");
+        assert!(fits(data.len(), rows, cols, row_stride), "matrix exceeds its slice");
+        Self { data, rows, cols, row_stride }
+    }
+}
+
+fn fits(len: usize, rows: usize, cols: usize, row_stride: usize) -> bool {
+    rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= len
+}
+
+/// Whether a product may use the thread pool. Either way an element's sum over the inner dimension is taken in
+/// the same order, so the result does not depend on the number of threads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// The calling thread only, for products inside a parallel loop.
+    One,
+    /// All threads of the pool.
+    All,
+}
+
+/// `dst = alpha * a * b`, or `dst += alpha * a * b` when `accumulate`.
+///
+/// # Panics
+/// If the shapes do not match.
+pub(crate) fn multiply(
+    dst: MatMut<'_>,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    alpha: f32,
+    accumulate: bool,
+    threads: Threads,
+) {
+    assert!(dst.rows == a.rows && dst.cols == b.cols && a.cols == b.rows, "product of mismatched shapes");
+    if dst.rows == 0 || dst.cols == 0 {
+        return;
+    }
+    let parallelism = match threads {
+        Threads::All if rayon::current_num_threads() > 1 => Parallelism::Rayon(rayon::current_num_threads()),
+        _ => Parallelism::None,
+    };
+    // SAFETY: the constructors have checked that every element (r, c) of each matrix, at the strides passed
+    // here, lies inside its slice, and transposition only swaps both extents with both strides. `dst` is an
+    // exclusive borrow, so it overlaps neither operand, and its rows do not overlap each other. Slices are
+    // initialised f32 values, for which every bit pattern is valid. Strides fit isize because slices do.
+    unsafe {
+        gemm::gemm(
+            dst.rows,
+            dst.cols,
+            a.cols,
+            dst.data.as_mut_ptr(),
+            1,
+            dst.row_stride as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            if accumulate { 1.0 } else { 0.0 },
+            alpha,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}

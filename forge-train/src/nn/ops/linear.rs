@@ -1,0 +1,346 @@
+//! The linear map as the model uses it, in one operation: prologue, norm, gain, int8 activations, product,
+//! scales and residual. Every stage but the product is done on a chunk of rows while it is in cache, and the
+//! backward pass recomputes them instead of keeping them.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::gemm::{Mat, MatMut, Threads, multiply};
+use super::glu::Prologue;
+use super::norm::{inverse_rms, normalise_backward};
+use super::quant::{QuantWeight, blend_activations, int8_activations};
+use super::simd::vectorised;
+use super::{Arg, Op, ROWS, add_partials};
+
+/// What the optional third operand is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extra {
+    /// `[1, in]` gain behind the norm.
+    Gain,
+    /// `[n, out]` residual the result is added to.
+    Residual,
+}
+
+/// `[residual +] W · (norm(prologue(x)) [⊙ gain])`; operands `x [n, in]` and `W [out, in]`, and for `Op<3>` the
+/// [`Extra`]. With `quant`, weights and activations are those of the integer codecs and gradients pass straight
+/// through the rounding: `dW = dyᵀ·Q(a)`, `da = dy·Q(W)`.
+#[derive(Clone)]
+pub(crate) struct NormLinear {
+    /// Applied to each row first.
+    pub(crate) prologue: Prologue,
+    /// Added to the mean square.
+    pub(crate) eps: f32,
+    /// The quantised matrix, none for a float map.
+    pub(crate) quant: Option<Arc<QuantWeight>>,
+    /// Meaning of the third operand.
+    pub(crate) extra: Extra,
+}
+
+/// The rows a projection of `ins` inputs is given: `norm(prologue(x)) [⊙ gain]`, not yet quantised.
+///
+/// # Errors
+/// If `x` is not contiguous f32 rows of the width the prologue takes.
+pub(crate) fn projection_inputs(
+    prologue: Prologue,
+    eps: f32,
+    x: &Tensor,
+    ins: usize,
+    gain: Option<&Tensor>,
+) -> crate::error::Result<Vec<f32>> {
+    let x = x.flatten_all()?.to_vec1::<f32>()?;
+    let gain = gain.map(|g| g.flatten_all()?.to_vec1::<f32>()).transpose()?;
+    let op = NormLinear { prologue, eps, quant: None, extra: Extra::Gain };
+    let wide = prologue.input_width(ins);
+    let call = Call { x: &x, wide, w: &[], outs: 0, ins, gain: gain.as_deref(), residual: None };
+    Ok(op.activations(&call, &x))
+}
+
+/// Operands of one call, sorted out.
+struct Call<'a> {
+    x: &'a [f32],
+    /// Width of a row of `x`.
+    wide: usize,
+    w: &'a [f32],
+    outs: usize,
+    ins: usize,
+    gain: Option<&'a [f32]>,
+    residual: Option<&'a [f32]>,
+}
+
+impl NormLinear {
+    fn call<'a>(&self, x: Arg<'a>, w: Arg<'a>, extra: Option<Arg<'a>>) -> Result<Call<'a>> {
+        let &[outs, ins] = w.dims else { bail!("weights must be a matrix") };
+        let wide = self.prologue.input_width(ins);
+        if x.width() != wide {
+            bail!("linear map of {ins} inputs given rows of {} values instead of {wide}", x.width());
+        }
+        let (gain, residual) = match self.extra {
+            Extra::Gain => (extra.map(|e| e.data), None),
+            Extra::Residual => (None, extra.map(|e| e.data)),
+        };
+        let rows = x.rows();
+        if gain.is_some_and(|g| g.len() != ins) || residual.is_some_and(|r| r.len() != rows * outs) {
+            bail!("gain or residual of the wrong size");
+        }
+        Ok(Call { x: x.data, wide, w: w.data, outs, ins, gain, residual })
+    }
+
+    fn norm<'a>(&self, call: &Call<'a>) -> NormRows<'a> {
+        NormRows { prologue: self.prologue, eps: self.eps, gain: call.gain, wide: call.wide }
+    }
+
+    /// Normalised rows of one chunk, with gain, not yet quantised.
+    fn activations(&self, call: &Call<'_>, x: &[f32]) -> Vec<f32> {
+        let mut a = vec![0.0; x.len() / call.wide * call.ins];
+        normalise_rows(self.norm(call), call.ins, x, &mut a);
+        a
+    }
+
+    fn float_rows(&self, call: &Call<'_>, w: &[f32], a: &[f32], residual: Option<&[f32]>, out: &mut [f32]) {
+        if let Some(residual) = residual {
+            out.copy_from_slice(residual);
+        }
+        let n = a.len() / call.ins;
+        multiply(
+            MatMut::new(out, n, call.outs),
+            Mat::new(a, n, call.ins),
+            Mat::new(w, call.outs, call.ins).t(),
+            1.0,
+            residual.is_some(),
+            Threads::One,
+        );
+    }
+
+    /// Integer product as the runtime has it. Sums of int8 products stay below 2²⁴ up to 1,040 inputs for int8
+    /// and 132,000 for ternary weights, so f32 accumulates them exactly.
+    fn integer_rows(
+        &self,
+        call: &Call<'_>,
+        quant: &QuantWeight,
+        mut a: Vec<f32>,
+        residual: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        let steps = quantise_rows(call.ins, &mut a);
+        self.float_rows(call, &quant.values, &a, None, out);
+        scale_rows(&steps, &quant.scales, residual, out);
+    }
+
+    fn run(&self, call: &Call<'_>) -> Vec<f32> {
+        let rows = call.x.len() / call.wide;
+        let mut out = vec![0.0; rows * call.outs];
+        out.par_chunks_mut(ROWS * call.outs).zip(call.x.par_chunks(ROWS * call.wide)).enumerate().for_each(
+            |(chunk, (out, x))| {
+                let residual = call.residual.map(|r| &r[chunk * ROWS * call.outs..][..out.len()]);
+                let mut a = self.activations(call, x);
+                match &self.quant {
+                    None => self.float_rows(call, call.w, &a, residual, out),
+                    Some(quant) if quant.exact() => self.integer_rows(call, quant, a, residual, out),
+                    Some(quant) => {
+                        blend_rows(call.ins, quant.blend.lambda, &mut a);
+                        self.float_rows(call, &quant.effective, &a, residual, out);
+                    }
+                }
+            },
+        );
+        out
+    }
+
+    /// Gradients of `x`, `W` and the gain.
+    fn gradients(
+        &self,
+        call: &Call<'_>,
+        grad: &[f32],
+        weights: bool,
+    ) -> (Vec<f32>, Option<Vec<f32>>, Vec<f32>) {
+        let rows = call.x.len() / call.wide;
+        let mut dx = vec![0.0; call.x.len()];
+        let mut inputs = vec![0.0; rows * call.ins];
+        let dgain: Vec<Vec<f32>> = dx
+            .par_chunks_mut(ROWS * call.wide)
+            .zip(inputs.par_chunks_mut(ROWS * call.ins))
+            .zip(call.x.par_chunks(ROWS * call.wide))
+            .zip(grad.par_chunks(ROWS * call.outs))
+            .map(|(((dx, inputs), x), grad)| self.gradient_rows(call, x, grad, inputs, dx))
+            .collect();
+        let factor = self.quant.as_ref().map_or(1.0, |q| q.blend.gradient());
+        let dw = weights.then(|| {
+            let mut dw = vec![0.0; call.outs * call.ins];
+            multiply(
+                MatMut::new(&mut dw, call.outs, call.ins),
+                Mat::new(grad, rows, call.outs).t(),
+                Mat::new(&inputs, rows, call.ins),
+                factor,
+                false,
+                Threads::All,
+            );
+            dw
+        });
+        let dgain = if call.gain.is_some() { add_partials(&dgain, call.ins) } else { Vec::new() };
+        (dx, dw, dgain)
+    }
+
+    /// One chunk: writes the rows the matrix was multiplied with and the gradient of `x`, returns the gain's.
+    fn gradient_rows(
+        &self,
+        call: &Call<'_>,
+        x: &[f32],
+        grad: &[f32],
+        inputs: &mut [f32],
+        dx: &mut [f32],
+    ) -> Vec<f32> {
+        let n = x.len() / call.wide;
+        let (w, factor) = match &self.quant {
+            None => (call.w, 1.0),
+            Some(quant) => (quant.effective.as_slice(), quant.blend.gradient()),
+        };
+        let mut da = vec![0.0; n * call.ins];
+        multiply(
+            MatMut::new(&mut da, n, call.ins),
+            Mat::new(grad, n, call.outs),
+            Mat::new(w, call.outs, call.ins),
+            factor,
+            false,
+            Threads::One,
+        );
+        let mut dgain = vec![0.0; call.gain.map_or(0, <[f32]>::len)];
+        norm_rows_backward(self.norm(call), call.ins, x, &mut da, inputs, &mut dgain, dx);
+        if let Some(quant) = &self.quant {
+            blend_rows(call.ins, quant.blend.lambda, inputs);
+        }
+        dgain
+    }
+}
+
+/// How rows become activations, for the loops below.
+#[derive(Clone, Copy)]
+struct NormRows<'a> {
+    prologue: Prologue,
+    eps: f32,
+    gain: Option<&'a [f32]>,
+    /// Width of a row before the prologue.
+    wide: usize,
+}
+
+vectorised! {
+/// Writes the normalised rows `[n, ins]` of `x [n, wide]`.
+fn normalise_rows(norm: NormRows<'_>, ins: usize, x: &[f32], a: &mut [f32]) {
+    for (a, x) in a.chunks_exact_mut(ins).zip(x.chunks_exact(norm.wide)) {
+        norm.prologue.forward(x, a);
+        let inv = inverse_rms(a, norm.eps);
+        match norm.gain {
+            Some(gain) => a.iter_mut().zip(gain).for_each(|(a, g)| *a = *a * inv * g),
+            None => a.iter_mut().for_each(|a| *a *= inv),
+        }
+    }
+}
+
+/// Given the gradient `da` of the activations, writes the activations to `inputs` and the gradient of `x` to
+/// `dx`, and adds to that of the gain. Overwrites `da`.
+fn norm_rows_backward(
+    norm: NormRows<'_>,
+    ins: usize,
+    x: &[f32],
+    da: &mut [f32],
+    inputs: &mut [f32],
+    dgain: &mut [f32],
+    dx: &mut [f32],
+) {
+    let mut h = vec![0.0; ins];
+    let rows = x.chunks_exact(norm.wide).zip(da.chunks_exact_mut(ins));
+    let outs = inputs.chunks_exact_mut(ins).zip(dx.chunks_exact_mut(norm.wide));
+    for ((x, da), (input, dx)) in rows.zip(outs) {
+        norm.prologue.forward(x, &mut h);
+        let inv = inverse_rms(&h, norm.eps);
+        if let Some(gain) = norm.gain {
+            for (i, gain) in gain.iter().enumerate() {
+                let normed = h[i] * inv;
+                input[i] = normed * gain;
+                dgain[i] += da[i] * normed;
+                da[i] *= gain;
+            }
+        } else {
+            input.iter_mut().zip(&h).for_each(|(input, h)| *input = h * inv);
+        }
+        normalise_backward(&h, inv, da);
+        norm.prologue.backward(x, da, dx);
+    }
+}
+
+/// Quantises each row to integers in place; returns the value of one step of each, 0 for rows of zeros.
+fn quantise_rows(ins: usize, a: &mut [f32]) -> Vec<f32> {
+    let mut steps = Vec::with_capacity(a.len() / ins);
+    for row in a.chunks_exact_mut(ins) {
+        steps.push(int8_activations(row));
+    }
+    steps
+}
+
+/// Replaces each row by its blended round trip through int8.
+fn blend_rows(ins: usize, lambda: f32, a: &mut [f32]) {
+    for row in a.chunks_exact_mut(ins) {
+        blend_activations(row, lambda);
+    }
+}
+
+/// Turns integer sums into values: `acc · (step · scale)`, plus the residual.
+fn scale_rows(steps: &[f32], scales: &[f32], residual: Option<&[f32]>, out: &mut [f32]) {
+    for (r, (out, step)) in out.chunks_exact_mut(scales.len()).zip(steps).enumerate() {
+        for (y, scale) in out.iter_mut().zip(scales) {
+            *y *= step * scale;
+        }
+        if let Some(residual) = residual {
+            let residual = &residual[r * out.len()..][..out.len()];
+            out.iter_mut().zip(residual).for_each(|(y, u)| *y = u + *y);
+        }
+    }
+}
+}
+
+fn result_shape(x: Arg<'_>, w: Arg<'_>) -> Shape {
+    Shape::from((x.rows(), w.dims[0]))
+}
+
+impl Op<2> for NormLinear {
+    const NAME: &'static str = "norm-linear";
+
+    fn forward(&self, [x, w]: [Arg<'_>; 2]) -> Result<(Vec<f32>, Shape)> {
+        Ok((self.run(&self.call(x, w, None)?), result_shape(x, w)))
+    }
+
+    fn backward(
+        &self,
+        [x, w]: [Arg<'_>; 2],
+        _result: &[f32],
+        grad: &[f32],
+        wanted: [bool; 2],
+    ) -> Result<[Option<Vec<f32>>; 2]> {
+        let (dx, dw, _) = self.gradients(&self.call(x, w, None)?, grad, wanted[1]);
+        Ok([wanted[0].then_some(dx), dw])
+    }
+}
+
+impl Op<3> for NormLinear {
+    const NAME: &'static str = "norm-linear";
+
+    fn forward(&self, [x, w, extra]: [Arg<'_>; 3]) -> Result<(Vec<f32>, Shape)> {
+        Ok((self.run(&self.call(x, w, Some(extra))?), result_shape(x, w)))
+    }
+
+    fn backward(
+        &self,
+        [x, w, extra]: [Arg<'_>; 3],
+        _result: &[f32],
+        grad: &[f32],
+        wanted: [bool; 3],
+    ) -> Result<[Option<Vec<f32>>; 3]> {
+        let (dx, dw, dgain) = self.gradients(&self.call(x, w, Some(extra))?, grad, wanted[1]);
+        let dextra = match self.extra {
+            Extra::Gain => dgain,
+            Extra::Residual => grad.to_vec(),
+        };
+        Ok([wanted[0].then_some(dx), dw, wanted[2].then_some(dextra)])
+    }
+}

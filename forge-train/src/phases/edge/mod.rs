@@ -1,0 +1,5 @@
+//! Phase 7, Edge: fits the model to a device by structured pruning and distillation.
+
+pub mod fit;
+pub mod profile;
+pub mod prune;

@@ -1,0 +1,187 @@
+// Runs .forge models in browsers, workers and Node. The types and their documentation are in forge.d.ts.
+
+import init, { Forge as RawForge, Options } from "./pkg/forge_wasm.js";
+
+/** Longest stretch of computing before other tasks get a turn, in milliseconds. */
+const SLICE_MS = 8;
+
+let ready;
+
+/** Compiles and starts the WebAssembly module, once for all models. */
+function initialise(wasm) {
+  ready ??= start(wasm).catch((error) => {
+    ready = undefined;
+    throw error;
+  });
+  return ready;
+}
+
+async function start(wasm) {
+  const node = globalThis.process?.versions?.node;
+  if (wasm === undefined && node) {
+    const { readFile } = await import(/* webpackIgnore: true */ /* @vite-ignore */ "node:fs/promises");
+    wasm = await readFile(new URL("./pkg/forge_wasm_bg.wasm", import.meta.url));
+  }
+  await init(wasm === undefined ? undefined : { module_or_path: wasm });
+}
+
+export async function load(source, { wasm, signal, onProgress } = {}) {
+  const [bytes] = await Promise.all([modelBytes(await source, signal, onProgress), initialise(wasm)]);
+  return new Forge(new RawForge(bytes));
+}
+
+/** The bytes of a model given as bytes, a Blob, a Response, a URL or a URL's text. */
+async function modelBytes(source, signal, onProgress) {
+  if (source instanceof Uint8Array) return source;
+  if (source instanceof ArrayBuffer) return new Uint8Array(source);
+  if (ArrayBuffer.isView(source)) return new Uint8Array(source.buffer, source.byteOffset, source.byteLength);
+  if (typeof Blob !== "undefined" && source instanceof Blob) return new Uint8Array(await source.arrayBuffer());
+  if (typeof source === "string" || source instanceof URL) {
+    const url = new URL(source, globalThis.document?.baseURI ?? globalThis.location?.href);
+    if (url.protocol === "file:" && globalThis.process?.versions?.node) {
+      const { readFile } = await import(/* webpackIgnore: true */ /* @vite-ignore */ "node:fs/promises");
+      return readFile(url, { signal });
+    }
+    source = await fetch(url, { signal });
+  }
+  if (typeof Response !== "undefined" && source instanceof Response) return responseBytes(source, onProgress);
+  throw new TypeError("a model is loaded from bytes, a Blob, a Response or a URL");
+}
+
+async function responseBytes(response, onProgress) {
+  if (!response.ok) throw new Error(`cannot load the model: ${response.status} ${response.statusText} (${response.url})`);
+  if (!onProgress || !response.body) return new Uint8Array(await response.arrayBuffer());
+  const total = Number(response.headers.get("content-length")) || undefined;
+  const chunks = [];
+  let loaded = 0;
+  const reader = response.body.getReader();
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    chunks.push(part.value);
+    loaded += part.value.length;
+    onProgress({ loaded, total });
+  }
+  const bytes = new Uint8Array(loaded);
+  let at = 0;
+  for (const chunk of chunks) {
+    bytes.set(chunk, at);
+    at += chunk.length;
+  }
+  return bytes;
+}
+
+/** Lets other tasks run: timers, events, the abort signal's. setTimeout would cost 4 ms each time. */
+function yieldToOthers() {
+  if (globalThis.scheduler?.yield) return globalThis.scheduler.yield();
+  if (globalThis.setImmediate) return new Promise((resolve) => setImmediate(resolve));
+  return new Promise((resolve) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+      port1.close();
+      resolve();
+    };
+    port2.postMessage(undefined);
+  });
+}
+
+function rawOptions({ maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, raw } = {}) {
+  const options = new Options();
+  if (maxTokens !== undefined) options.max_tokens = maxTokens;
+  if (temperature !== undefined) options.temperature = temperature;
+  if (topK !== undefined) options.top_k = topK;
+  if (topP !== undefined) options.top_p = topP;
+  if (minP !== undefined) options.min_p = minP;
+  if (repetitionPenalty !== undefined) options.repetition_penalty = repetitionPenalty;
+  if (seed !== undefined) options.seed = BigInt.asUintN(64, BigInt(seed));
+  if (raw !== undefined) options.raw = raw;
+  return options;
+}
+
+export class Forge {
+  #raw;
+
+  /** Use `load`. */
+  constructor(raw) {
+    this.#raw = raw;
+  }
+
+  #model() {
+    if (!this.#raw) throw new Error("this model has been freed");
+    return this.#raw;
+  }
+
+  info() {
+    const info = JSON.parse(this.#model().info());
+    return { ...info, card: info.card === "" ? null : JSON.parse(info.card) };
+  }
+
+  session() {
+    return this.#model().session();
+  }
+
+  start(prompt, options = {}) {
+    const raw = rawOptions(options);
+    try {
+      return this.#model().start(prompt, options.system, raw);
+    } finally {
+      raw.free();
+    }
+  }
+
+  async *pieces(prompt, options = {}) {
+    const { signal } = options;
+    signal?.throwIfAborted();
+    const generation = this.start(prompt, options);
+    try {
+      let turn = performance.now();
+      const breathe = async () => {
+        if (performance.now() - turn >= SLICE_MS) {
+          await yieldToOthers();
+          turn = performance.now();
+        }
+        signal?.throwIfAborted();
+      };
+      while (generation.feed()) await breathe();
+      for (let text = generation.next(); text !== undefined; text = generation.next()) {
+        yield { kind: generation.kind, token: generation.token, text };
+        await breathe();
+      }
+    } finally {
+      generation.free();
+    }
+  }
+
+  async *generate(prompt, options = {}) {
+    let first = true;
+    for await (const { kind, text } of this.pieces(prompt, options)) {
+      if (kind === "slot") yield `${first ? "" : " "}${text}=`;
+      else if (text !== "") yield text;
+      first = false;
+    }
+  }
+
+  async call(prompt, options = {}) {
+    let call = null;
+    let slot;
+    for await (const { kind, text } of this.pieces(prompt, options)) {
+      if (kind === "tool") {
+        if (call) break;
+        call = { tool: text, args: {} };
+      } else if (!call) {
+        return null;
+      } else if (kind === "slot") {
+        slot = text;
+        call.args[slot] = "";
+      } else if (slot !== undefined) {
+        call.args[slot] += text;
+      }
+    }
+    return call;
+  }
+
+  free() {
+    this.#raw?.free();
+    this.#raw = undefined;
+  }
+}
+
+if (Symbol.dispose) Forge.prototype[Symbol.dispose] = Forge.prototype.free;
