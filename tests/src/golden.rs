@@ -20,18 +20,27 @@ use crate::replay::replay;
 pub struct Recipe {
     /// Name of the case and its file.
     pub name: &'static str,
-    /// Sizes.
-    pub config: ModelConfig,
-    /// Codec of the projections.
-    pub codec: Simple,
-    /// Seed of the weights.
-    pub weights: u64,
+    /// Where the model comes from.
+    pub source: Source,
     /// Tokens read before any is generated.
     pub prompt: usize,
     /// Tokens generated.
     pub generated: usize,
     /// Seed of the sampler; `None` is greedy.
     pub sampled: Option<u64>,
+}
+
+/// Where the model of a case comes from.
+pub enum Source {
+    /// Random weights.
+    Random {
+        /// Sizes.
+        config: ModelConfig,
+        /// Codec of the projections.
+        codec: Simple,
+    },
+    /// A file of this repository, by its path from the root.
+    File(&'static str),
 }
 
 /// A line of `golden.tsv`.
@@ -86,15 +95,16 @@ fn full() -> ModelConfig {
 
 /// Every case, in the order of the file.
 pub fn recipes() -> Vec<Recipe> {
-    let case = |name, codec, config| Recipe {
+    use Simple::{F16, F32, Int8Row, Ternary2b, Ternary5x8};
+    let random = |name, codec, config| Recipe {
         name,
-        config,
-        codec,
-        weights: 1,
+        source: Source::Random { config, codec },
         prompt: 12,
         generated: 12,
         sampled: None,
     };
+    let tied = || ModelConfig { tied: true, ..plain() };
+    let memory = ModelConfig { mem_dim: 20, mem_gate: 8, mem_layers: 0b11, ..plain() };
     let grouped = ModelConfig {
         heads: 4,
         kv_heads: 2,
@@ -103,43 +113,55 @@ pub fn recipes() -> Vec<Recipe> {
         norm_gain: false,
         ..full()
     };
+    let searched = Source::File("formats/tests/golden/v1_0/searched.forge");
     vec![
-        case("f32", Simple::F32, plain()),
-        case("f16", Simple::F16, ModelConfig { tied: true, ..plain() }),
-        case("int8", Simple::Int8Row, ModelConfig { tied: true, ..plain() }),
-        case("ternary2b", Simple::Ternary2b, plain()),
-        case("ternary5x8", Simple::Ternary5x8, plain()),
-        case("recursion", Simple::Ternary2b, ModelConfig { recursion: 3, ..plain() }),
-        case("halting", Simple::Ternary2b, ModelConfig { recursion: 3, halting: true, ..plain() }),
-        case("memory", Simple::Ternary2b, ModelConfig { mem_dim: 20, mem_gate: 8, mem_layers: 3, ..plain() }),
-        case("full", Simple::Ternary5x8, full()),
-        case("full_f16", Simple::F16, full()),
-        case("grouped", Simple::Ternary2b, grouped),
+        random("f32", F32, plain()),
+        random("f16", F16, tied()),
+        random("int8", Int8Row, tied()),
+        random("ternary2b", Ternary2b, plain()),
+        random("ternary5x8", Ternary5x8, plain()),
+        random("recursion", Ternary2b, ModelConfig { recursion: 3, ..plain() }),
+        random("halting", Ternary2b, ModelConfig { recursion: 3, halting: true, ..plain() }),
+        random("memory", Ternary2b, memory),
+        random("full", Ternary5x8, full()),
+        random("full_f16", F16, full()),
+        random("grouped", Ternary2b, grouped),
         Recipe {
             prompt: 20,
             generated: 20,
-            ..case("window", Simple::Ternary5x8, ModelConfig { window: 8, ..full() })
+            ..random("window", Ternary5x8, ModelConfig { window: 8, ..full() })
         },
-        Recipe { sampled: Some(7), generated: 40, ..case("sampled", Simple::Ternary2b, full()) },
+        Recipe { sampled: Some(7), generated: 40, ..random("sampled", Ternary2b, full()) },
+        Recipe { source: searched, ..random("searched", F32, plain()) },
     ]
 }
 
 impl Recipe {
     /// The model's file.
+    ///
+    /// # Panics
+    /// When a file it comes from is missing.
     pub fn file(&self) -> Vec<u8> {
-        random_model(&self.config, self.weights, self.codec)
+        match &self.source {
+            Source::Random { config, codec } => random_model(config, 1, *codec),
+            Source::File(path) => {
+                let path = folder().join("../..").join(path);
+                std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+            }
+        }
     }
 
-    /// Ids of bytes and merges, so that the prompt is text.
-    pub fn prompt(&self) -> Vec<u16> {
-        let mut noise = Noise(self.weights ^ 0x5eed);
-        let ordinary = self.config.vocab as usize - 10;
-        (0..self.prompt).map(|_| 10 + noise.below(ordinary) as u16).collect()
-    }
-
-    /// The case as this machine computes it.
+    /// The case as this machine computes it. The prompt's ids are drawn from those of ordinary tokens.
+    ///
+    /// # Panics
+    /// When the file is not a model.
     pub fn case(&self, file: &[u8]) -> Case {
-        run(self.name, file, self.prompt(), self.sampled, self.generated)
+        let model = Model::parse(file).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        let specials = model.file().tokenizer().special_count();
+        let ordinary = model.config().vocab as usize - usize::from(specials);
+        let mut noise = Noise(0x5eed);
+        let prompt = (0..self.prompt).map(|_| specials + noise.below(ordinary) as u16).collect();
+        run(self.name, file, prompt, self.sampled, self.generated)
     }
 }
 
