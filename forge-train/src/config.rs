@@ -298,7 +298,7 @@ impl Config {
     }
 
     fn nano() -> Self {
-        let batch = 4096;
+        let batch = 2048;
         Self {
             run: RunConfig { preset: Preset::Nano, seed: 42, checkpoint_seconds: 20 },
             model: ModelShape {
@@ -325,8 +325,8 @@ impl Config {
                 eval_examples: 400,
             },
             phase1: CognateConfig {
-                trunk: TrainConfig::adamw(700, batch, 3e-3),
-                branch: TrainConfig::adamw(80, batch, 1e-3),
+                trunk: TrainConfig::adamw(450, batch, 3e-3),
+                branch: TrainConfig::adamw(40, batch, 1e-3),
                 supervision: vec![0.5, 1.0],
                 halt_weight: 0.1,
                 halt_margin: 0.02,
@@ -337,8 +337,8 @@ impl Config {
                 search: EvolveConfig { diversity_sample: 1024, ..EvolveConfig::default() },
             },
             phase3: QuietStarConfig {
-                bake: TrainConfig::adamw(80, batch, 1e-3),
-                reinforce: TrainConfig::adamw(20, batch, 1e-4),
+                bake: TrainConfig::adamw(60, batch, 1e-3),
+                reinforce: TrainConfig::adamw(10, batch, 1e-4),
                 prompts: 16,
                 thoughts: 4,
                 thought_tokens: 24,
@@ -347,16 +347,16 @@ impl Config {
             },
             phase4: BitNetConfig { calibration_examples: 128, min_ratio: 6.0, max_bytes: 20_000_000 },
             phase5: ForgeConfig {
-                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(600, batch, 2.5e-3) },
+                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(450, batch, 2.5e-3) },
                 lambda_share: 0.1,
                 advance_at: 0.8,
                 assess_every: 100,
-                control_steps: 30,
+                control_steps: 15,
             },
             phase6: BakingConfig {
-                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(80, batch, 1e-3) },
+                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(60, batch, 1e-3) },
                 cycles: 2,
-                trajectories: 1500,
+                trajectories: 1000,
                 temperature: 0.7,
                 strength: 1.0,
                 replay: 0.25,
@@ -365,7 +365,7 @@ impl Config {
             phase7: EdgeConfig {
                 profile: "cortex-m4-1m".into(),
                 prune_ffn: 0.2,
-                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(150, batch, 1e-3) },
+                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(100, batch, 1e-3) },
                 distil_weight: 0.7,
                 min_retention: 0.92,
             },
