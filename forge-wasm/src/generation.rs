@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use forge_formats::tokenizer::{MAX_TOKEN, SpecialKind};
-use forge_runtime::call::{self, Call};
+use forge_runtime::call::Call;
 use forge_runtime::{Error, Model, Sampler, generate};
 use wasm_bindgen::prelude::*;
 
@@ -178,6 +178,12 @@ impl Generation {
             Some((SpecialKind::Slot, _)) => "slot",
             Some((SpecialKind::Control, _)) => "control",
         })
+    }
+
+    /// Number of tokens generated so far.
+    #[wasm_bindgen(getter)]
+    pub fn count(&self) -> usize {
+        self.completion.len()
     }
 
     /// The ids generated so far.
