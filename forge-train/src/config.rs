@@ -87,6 +87,8 @@ pub struct ModelShape {
     pub recursion: u32,
     /// Whether tokens may stop recursing early.
     pub halting: bool,
+    /// Halting probability above which a token stops.
+    pub halt_threshold: f32,
     /// Memory width, 0 for none.
     pub mem_dim: u32,
     /// Hidden width of the memory gate.
@@ -312,6 +314,7 @@ impl Config {
                 window: 64,
                 recursion: 2,
                 halting: true,
+                halt_threshold: 0.9,
                 mem_dim: 32,
                 mem_gate: 32,
                 mem_layers: vec![1],
@@ -329,7 +332,7 @@ impl Config {
                 branch: TrainConfig::adamw(40, batch, 1e-3),
                 supervision: vec![0.5, 1.0],
                 halt_weight: 0.1,
-                halt_margin: 0.02,
+                halt_margin: 0.005,
                 seeds: [42, 1337, 2023],
             },
             phase2: EvoMergeConfig {
@@ -452,7 +455,7 @@ impl Config {
             tied: true,
             recursion: m.recursion,
             halting: m.halting && m.recursion > 1,
-            halt_threshold: 0.5,
+            halt_threshold: m.halt_threshold,
             mem_dim: m.mem_dim,
             mem_gate: m.mem_gate,
             mem_layers: m.mem_layers.iter().filter(|l| **l < 64).fold(0, |bits, l| bits | 1 << l),
