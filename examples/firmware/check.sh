@@ -8,6 +8,8 @@ GOLDEN=../../tests/golden/golden.tsv
 DEVICE=(qemu-system-arm -cpu cortex-m4 -machine mps2-an386 -icount shift=0 -nographic
   -semihosting-config enable=on,target=native -kernel)
 FILES=${CARGO_TARGET_DIR:-target}/thumbv7em-none-eabihf/release
+MODEL=tests/golden/call.forge
+PROMPT="dim the bedroom lights to 20"
 OUT=$(mktemp -d)
 trap 'rm -rf "$OUT"' EXIT
 
@@ -21,7 +23,7 @@ device() { # program, file for its output
   }
 }
 
-FORGE_MODEL=../../tests/golden/full.forge cargo build --locked --release
+FORGE_MODEL=../../$MODEL cargo build --locked --release
 
 device golden "$OUT/device.tsv"
 cut -f1,4,5 "$GOLDEN" >"$OUT/host.tsv"
@@ -37,5 +39,8 @@ sed '$ s/.$/x/' "$OUT/device.tsv" | diff -q "$OUT/host.tsv" - >/dev/null && {
   exit 1
 }
 
+# The example itself says what the same model says on the host.
 device forge-firmware "$OUT/example"
+ANSWER=$(cd ../.. && cargo run --locked --quiet --release -p forge-embed -- "$MODEL" "$PROMPT")
+printf '%s -> %s\n' "$PROMPT" "$ANSWER" | diff - <(tail -n +2 "$OUT/example")
 sed 's/^/    /' "$OUT/example"

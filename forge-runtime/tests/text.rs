@@ -191,6 +191,20 @@ fn calls_become_json() {
     });
 }
 
+/// Texts are trained with one space in front; a second one is the text's own.
+#[test]
+fn the_space_in_front_is_left_out() {
+    with_tokenizer(|t| {
+        let think = t.control("<think>").unwrap();
+        let part = |special, value: &[u8]| [&[special], &encode(&t, value)[..]].concat();
+        let call = [vec![tool(&t)], part(slot(&t, "room"), b" bed room"), part(slot(&t, "level"), b"  20")];
+        let json = r#"{"tool":"set_light","args":{"room":"bed room","level":" 20"}}"#;
+        assert_eq!(rendered(&t, &call.concat()), json);
+        assert_eq!(rendered(&t, &encode(&t, b" good morning")), "good morning");
+        assert_eq!(rendered(&t, &[encode(&t, b" a"), part(think, b" b")].concat()), "a<think>b");
+    });
+}
+
 #[test]
 fn a_repeated_slot_becomes_an_array() {
     with_tokenizer(|t| {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use forge_formats::tokenizer::{MAX_TOKEN, SpecialKind};
-use forge_runtime::call::{self, Call};
+use forge_runtime::call::Call;
 use forge_runtime::{Error, Model, Sampler, generate};
 use wasm_bindgen::prelude::*;
 
@@ -70,6 +70,9 @@ pub struct Generation {
     max_tokens: usize,
     /// Bytes of a character that is not complete yet.
     pending: Vec<u8>,
+    /// Whether the next text begins a segment: an answer's segments have a space in front that is not theirs.
+    begins: bool,
+    raw: bool,
     ended: bool,
 }
 
@@ -88,6 +91,8 @@ impl Generation {
             completion: Vec::new(),
             max_tokens: options.max_tokens as usize,
             pending: Vec::new(),
+            begins: !options.raw,
+            raw: options.raw,
             ended: false,
         })
     }
@@ -114,10 +119,15 @@ impl Generation {
     fn text_of(&mut self, token: u16) -> String {
         let tokenizer = self.generator.model().tokenizer();
         if let Some((_, name)) = tokenizer.special_at(token) {
+            self.begins = !self.raw;
             return flush(&mut self.pending, true) + name;
         }
         self.pending.extend(tokenizer.decode(token, &mut [0; MAX_TOKEN]));
-        flush(&mut self.pending, false)
+        let text = flush(&mut self.pending, false);
+        if text.is_empty() || !std::mem::take(&mut self.begins) {
+            return text;
+        }
+        text.strip_prefix(' ').map(String::from).unwrap_or(text)
     }
 }
 
@@ -170,18 +180,16 @@ impl Generation {
         })
     }
 
+    /// Number of tokens generated so far.
+    #[wasm_bindgen(getter)]
+    pub fn count(&self) -> usize {
+        self.completion.len()
+    }
+
     /// The ids generated so far.
     #[wasm_bindgen(getter)]
     pub fn tokens(&self) -> Vec<u16> {
         self.completion.clone()
-    }
-
-    /// What has been generated as text: a tool call as JSON, anything else as it is.
-    pub fn render(&self) -> String {
-        let mut out = String::new();
-        // Writing to a String does not fail.
-        let _ = call::render(&self.generator.model().tokenizer(), &self.completion, &mut out);
-        out
     }
 
     /// What has been generated as the JSON of a tool call; undefined when it is none.

@@ -15,6 +15,7 @@ use forge_runtime::testing::{Noise, random_model};
 use forge_runtime::{Model, ModelConfig};
 
 use crate::replay::replay;
+use crate::script;
 
 /// What a case is made from.
 pub struct Recipe {
@@ -39,6 +40,8 @@ pub enum Source {
         /// Codec of the projections.
         codec: Simple,
     },
+    /// A model that answers every prompt with the same tool call.
+    Script,
     /// A file of this repository, by its path from the root.
     File(&'static str),
 }
@@ -133,6 +136,7 @@ pub fn recipes() -> Vec<Recipe> {
         },
         Recipe { sampled: Some(7), generated: 40, ..random("sampled", Ternary2b, full()) },
         Recipe { source: searched, ..random("searched", F32, plain()) },
+        Recipe { source: Source::Script, ..random("call", F32, plain()) },
     ]
 }
 
@@ -144,6 +148,7 @@ impl Recipe {
     pub fn file(&self) -> Vec<u8> {
         match &self.source {
             Source::Random { config, codec } => random_model(config, 1, *codec),
+            Source::Script => script::file(),
             Source::File(path) => {
                 let path = folder().join("../..").join(path);
                 std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))

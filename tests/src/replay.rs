@@ -42,7 +42,7 @@ pub fn replay(
 }
 
 /// Greedy without a seed; otherwise every kind of truncation takes part.
-fn sampler(seed: Option<u64>) -> Sampler {
+pub fn sampler(seed: Option<u64>) -> Sampler {
     let Some(seed) = seed else {
         return Sampler::greedy();
     };

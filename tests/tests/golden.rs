@@ -6,6 +6,7 @@ use std::fs;
 use forge_formats::manifest::Content;
 use forge_runtime::{Model, Session};
 use forge_tests::golden::{Case, folder, recipes, run};
+use forge_tests::{answers, script};
 
 fn committed() -> Vec<Case> {
     let text = fs::read_to_string(folder().join("golden.tsv")).expect("golden.tsv is in the repository");
@@ -80,4 +81,21 @@ fn cases_cover_halting_and_the_window() {
         assert!(depths.len() > 1, "{name}: every token recurses {depths:?} times");
         assert!(name != "window" || session.position() > 2 * model.config().window);
     }
+}
+
+#[test]
+fn every_question_gets_the_committed_answer() {
+    let committed = answers::committed();
+    assert!(committed.len() >= 5, "only {} answers", committed.len());
+    for question in committed {
+        assert_eq!(Some(answers::replayed(&question).as_str()), question["answer"].as_str(), "{question}");
+    }
+}
+
+/// The model made by hand says what it was made to say.
+#[test]
+fn the_script_is_followed() {
+    let (_, file) = named("call");
+    assert_eq!(answers::answer(&file, "anything", None, None).as_deref(), Ok(script::CALL));
+    assert_eq!(answers::answer(&file, "", Some("be brief"), None).as_deref(), Ok(script::CALL));
 }

@@ -8,10 +8,10 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use forge_runtime::generate::prompt;
-use forge_runtime::{Generator, Model, Sampler, Session, call};
+use forge_runtime::{Generator, Model, Sampler, Session, Workspace, call};
 
 /// Most tokens in an answer.
-const MAX_TOKENS: usize = 256;
+const MAX_TOKENS: usize = 64;
 
 /// The answer to `text`: a tool call as JSON, anything else as it is.
 fn answer(file: &[u8], text: &str) -> Result<String, Box<dyn Error>> {
@@ -19,15 +19,15 @@ fn answer(file: &[u8], text: &str) -> Result<String, Box<dyn Error>> {
     let model = Model::parse(file)?;
     model.file().verify()?;
 
-    // All the memory it will ever use, to the byte; words because it must be aligned to 4.
-    let mut memory = vec![0u32; model.workspace().div_ceil(4)];
-    let mut session = Session::new(&model, bytemuck::cast_slice_mut(&mut memory))?;
+    // All the memory it will ever use, to the byte.
+    let mut memory = Workspace::new(&model);
+    let session = Session::new(&model, memory.bytes())?;
 
     let tokenizer = model.tokenizer();
     let mut tokens = vec![0; text.len() + 3];
     let len = prompt(&tokenizer, None, text.as_bytes(), &mut tokens)?;
 
-    let mut generator = Generator::new(&mut session, Sampler::greedy(), tokenizer.control("<eos>")?);
+    let mut generator = Generator::new(session, Sampler::greedy(), tokenizer.control("<eos>")?);
     let mut completion = [0; MAX_TOKENS];
     let count = generator.complete(&tokens[..len], &mut completion)?;
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::ExitCode;
 
+use forge_tests::answers;
 use forge_tests::golden::{Case, folder, recipes, run};
 
 /// The committed lines by name, in any order.
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
     }
     if write {
         fs::write(folder().join("golden.tsv"), lines).expect("golden.tsv can be written");
+        fs::write(folder().join("answers.json"), answers::updated()).expect("answers.json can be written");
     }
     ExitCode::from(u8::from(wrong > 0))
 }
