@@ -22,6 +22,6 @@ fi
 
 cargo build --locked --profile wasm --package forge-wasm --target wasm32-unknown-unknown
 rm -rf forge-wasm/pkg
-"$BINDGEN" --target web --out-dir forge-wasm/pkg "$TARGET/wasm/forge_wasm.wasm"
+"$BINDGEN" --target web --remove-name-section --remove-producers-section --out-dir forge-wasm/pkg "$TARGET/wasm/forge_wasm.wasm"
 printf '    forge-wasm/pkg/forge_wasm_bg.wasm: %s bytes, %s gzipped\n' \
   "$(wc -c <forge-wasm/pkg/forge_wasm_bg.wasm)" "$(gzip -9c forge-wasm/pkg/forge_wasm_bg.wasm | wc -c)"

@@ -43,13 +43,14 @@ export interface Piece {
   kind: "text" | "tool" | "slot" | "control";
   /** The token's id. */
   token: number;
-  /** May be empty while the bytes of a character are incomplete. */
+  /** Empty while the bytes of a character are incomplete; the name, unless the kind is `text`. */
   text: string;
 }
 
 export interface ToolCall {
   tool: string;
-  args: Record<string, string>;
+  /** An argument given more than once is an array of its values. */
+  args: Record<string, string | string[]>;
 }
 
 /** Sizes and contents of a model. */
@@ -69,7 +70,10 @@ export interface Info {
   window: number;
   recursion: number;
   halting: boolean;
+  /** Width of the long-range memory, 0 for none. */
   memory: number;
+  /** Blocks that have one. */
+  memoryLayers: number;
   /** Names of the tools the model can call. */
   tools: string[];
   /** Names of the tools' arguments. */
@@ -95,7 +99,10 @@ export class Forge {
   private constructor();
   /** Sizes, tools and card. */
   info(): Info;
-  /** Streams the answer to a prompt as text. A tool call reads `tool slot=value slot=value`. */
+  /**
+   * Streams the answer to a prompt as text, the same that `forge-train run` prints. A tool call comes in one piece, as
+   * JSON.
+   */
   generate(prompt: string, options?: GenerateOptions): AsyncGenerator<string, void, void>;
   /** As {@link generate}, with the kind and id of each token. */
   pieces(prompt: string, options?: GenerateOptions): AsyncGenerator<Piece, void, void>;

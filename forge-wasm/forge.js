@@ -96,6 +96,24 @@ function rawOptions({ maxTokens, temperature, topK, topP, minP, repetitionPenalt
   return options;
 }
 
+/** Steps a generation to its end, letting others run in between. */
+async function* run(generation, signal) {
+  let turn = performance.now();
+  const breathe = async () => {
+    if (performance.now() - turn >= SLICE_MS) {
+      await yieldToOthers();
+      turn = performance.now();
+    }
+    signal?.throwIfAborted();
+  };
+  signal?.throwIfAborted();
+  while (generation.feed()) await breathe();
+  for (let text = generation.next(); text !== undefined; text = generation.next()) {
+    yield { kind: generation.kind, token: generation.token, text };
+    await breathe();
+  }
+}
+
 export class Forge {
   #raw;
 
@@ -128,54 +146,40 @@ export class Forge {
   }
 
   async *pieces(prompt, options = {}) {
-    const { signal } = options;
-    signal?.throwIfAborted();
     const generation = this.start(prompt, options);
     try {
-      let turn = performance.now();
-      const breathe = async () => {
-        if (performance.now() - turn >= SLICE_MS) {
-          await yieldToOthers();
-          turn = performance.now();
-        }
-        signal?.throwIfAborted();
-      };
-      while (generation.feed()) await breathe();
-      for (let text = generation.next(); text !== undefined; text = generation.next()) {
-        yield { kind: generation.kind, token: generation.token, text };
-        await breathe();
-      }
+      yield* run(generation, options.signal);
     } finally {
       generation.free();
     }
   }
 
   async *generate(prompt, options = {}) {
-    let first = true;
-    for await (const { kind, text } of this.pieces(prompt, options)) {
-      if (kind === "slot") yield `${first ? "" : " "}${text}=`;
-      else if (text !== "") yield text;
-      first = false;
+    const generation = this.start(prompt, options);
+    try {
+      let held;
+      for await (const { kind, text } of run(generation, options.signal)) {
+        if (kind === "tool") held ??= "";
+        if (held !== undefined) held += text;
+        else if (text !== "") yield text;
+      }
+      if (held !== undefined) yield generation.call() ?? held;
+    } finally {
+      generation.free();
     }
   }
 
   async call(prompt, options = {}) {
-    let call = null;
-    let slot;
-    for await (const { kind, text } of this.pieces(prompt, options)) {
-      if (kind === "tool") {
-        if (call) break;
-        call = { tool: text, args: {} };
-      } else if (!call) {
-        return null;
-      } else if (kind === "slot") {
-        slot = text;
-        call.args[slot] = "";
-      } else if (slot !== undefined) {
-        call.args[slot] += text;
+    const generation = this.start(prompt, options);
+    try {
+      for await (const { kind } of run(generation, options.signal)) {
+        if (generation.count === 1 && kind !== "tool") return null;
       }
+      const call = generation.call();
+      return call === undefined ? null : JSON.parse(call);
+    } finally {
+      generation.free();
     }
-    return call;
   }
 
   free() {

@@ -1,4 +1,7 @@
 //! Completions as text: a tool call becomes JSON.
+//!
+//! The texts of a completion are trained with one space in front, so that a word has the same tokens in a value as in
+//! the prompt it is copied from. Here they are given without it.
 
 use core::fmt::{self, Write};
 
@@ -87,7 +90,7 @@ impl<'t, 'a> Call<'t, 'a> {
 }
 
 /// Writes a completion up to its `<eos>`: a tool call as JSON, anything else as its text, with special tokens by
-/// name. Bytes that are not UTF-8 become U+FFFD.
+/// name and each text between them without the space in front. Bytes that are not UTF-8 become U+FFFD.
 ///
 /// # Errors
 /// What `out` returns.
@@ -118,8 +121,11 @@ fn until_end<'t>(tokenizer: &Tokenizer<'_>, completion: &'t [u16]) -> &'t [u16] 
     completion.get(..len).unwrap_or(completion)
 }
 
-/// Passes on the characters of ordinary tokens' bytes, U+FFFD for each maximal part that is not UTF-8.
+/// Passes on the characters of ordinary tokens' bytes without the one space in front, U+FFFD for each maximal part that
+/// is not UTF-8.
 fn text(tokenizer: &Tokenizer<'_>, tokens: &[u16], out: &mut impl FnMut(char) -> fmt::Result) -> fmt::Result {
+    let mut first = true;
+    let mut out = |c| if core::mem::take(&mut first) && c == ' ' { Ok(()) } else { out(c) };
     // The bytes of one token, after those of a character the tokens before it left unfinished.
     let mut pending = [0u8; MAX_TOKEN + 4];
     let mut len = 0;
@@ -130,7 +136,7 @@ fn text(tokenizer: &Tokenizer<'_>, tokens: &[u16], out: &mut impl FnMut(char) ->
             *place = *byte;
         }
         let all = pending.get(..len + bytes.len()).unwrap_or(&[]);
-        let unfinished = characters(all, out)?;
+        let unfinished = characters(all, &mut out)?;
         let (start, end) = (all.len() - unfinished, all.len());
         pending.copy_within(start..end, 0);
         len = unfinished;

@@ -1,5 +1,8 @@
 //! From a prompt to the tokens that follow it.
 
+use core::borrow::BorrowMut;
+use core::marker::PhantomData;
+
 use crate::error::{Error, Result};
 use crate::sampler::Sampler;
 use crate::session::Session;
@@ -35,22 +38,23 @@ pub fn prompt(
     Ok(len)
 }
 
-/// Generates one completion at a time in a session.
+/// Generates one completion at a time in a session, which it borrows (`S` is `&mut Session`) or owns.
 #[derive(Debug)]
-pub struct Generator<'s, 'm> {
-    session: &'s mut Session<'m>,
+pub struct Generator<'m, S = Session<'m>> {
+    session: S,
     sampler: Sampler,
     end: u16,
     recent: [u16; RECENT],
     recent_len: usize,
     /// The next token when one has been chosen and not been returned.
     next: Option<u16>,
+    model: PhantomData<Session<'m>>,
 }
 
-impl<'s, 'm> Generator<'s, 'm> {
+impl<'m, S: BorrowMut<Session<'m>>> Generator<'m, S> {
     /// A generator that goes on from wherever the session is. `end` is the id that ends a completion, `<eos>`.
-    pub fn new(session: &'s mut Session<'m>, sampler: Sampler, end: u16) -> Self {
-        Self { session, sampler, end, recent: [0; RECENT], recent_len: 0, next: None }
+    pub fn new(session: S, sampler: Sampler, end: u16) -> Self {
+        Self { session, sampler, end, recent: [0; RECENT], recent_len: 0, next: None, model: PhantomData }
     }
 
     /// Reads the prompt's tokens and chooses the completion's first. An empty prompt changes nothing.
@@ -61,7 +65,7 @@ impl<'s, 'm> Generator<'s, 'm> {
         let Some((last, before)) = prompt.split_last() else {
             return Ok(());
         };
-        before.iter().try_for_each(|token| self.session.feed(*token))?;
+        before.iter().try_for_each(|token| self.session.borrow_mut().feed(*token))?;
         self.recent_len = 0;
         self.advance(*last)
     }
@@ -99,11 +103,16 @@ impl<'s, 'm> Generator<'s, 'm> {
 
     /// The session.
     pub fn session(&self) -> &Session<'m> {
-        self.session
+        self.session.borrow()
+    }
+
+    /// The session, to read part of a prompt before [`Generator::start`] reads the rest.
+    pub fn session_mut(&mut self) -> &mut Session<'m> {
+        self.session.borrow_mut()
     }
 
     fn advance(&mut self, token: u16) -> Result<()> {
-        let logits = self.session.step_mut(token)?;
+        let logits = self.session.borrow_mut().step_mut(token)?;
         let recent = self.recent.get(..self.recent_len.min(RECENT)).unwrap_or(&[]);
         self.next = Some(self.sampler.sample(logits, recent));
         Ok(())

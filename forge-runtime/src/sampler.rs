@@ -8,7 +8,7 @@ const UNIT: f32 = 4_294_967_296.0;
 
 /// How the next token is chosen. Penalty first, then temperature, top-k, top-p and min-p, each on what the one
 /// before has left; the rest is drawn from in proportion to its probability.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sampler {
     /// Divides the logits; 0 or less takes the most likely token.
     pub temperature: f32,
@@ -20,7 +20,8 @@ pub struct Sampler {
     pub min_p: f32,
     /// Divides the positive and multiplies the negative logits of recent tokens (Keskar et al. 2019); 1 for none.
     pub repetition_penalty: f32,
-    random: Xoshiro128,
+    /// Where draws come from.
+    pub random: Random,
 }
 
 impl Sampler {
@@ -31,13 +32,8 @@ impl Sampler {
 
     /// Draws from the model's own distribution at a temperature.
     pub fn new(temperature: f32, seed: u64) -> Self {
-        let random = Xoshiro128::new(seed);
+        let random = Random::new(seed);
         Self { temperature, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, random }
-    }
-
-    /// Starts the random stream anew.
-    pub fn reseed(&mut self, seed: u64) {
-        self.random = Xoshiro128::new(seed);
     }
 
     /// Chooses a token; `logits` is used up. `recent` are the tokens the repetition penalty applies to. Returns 0
@@ -60,7 +56,7 @@ impl Sampler {
             truncate(logits, limit, |_| 1);
         }
         if self.top_p < 1.0 {
-            let target = (count(self.top_p.max(0.0)) as u128 * u128::from(total(logits)) >> 32) as u64;
+            let target = ((u128::from(count(self.top_p.max(0.0))) * u128::from(total(logits))) >> 32) as u64;
             truncate(logits, target.max(1), count);
         }
         if self.min_p > 0.0 {
@@ -129,7 +125,7 @@ fn truncate(weights: &mut [f32], target: u64, measure: impl Fn(f32) -> u64) {
 }
 
 /// Draws an id in proportion to the weights; `None` when all are 0.
-fn draw(weights: &[f32], random: &mut Xoshiro128) -> Option<u16> {
+fn draw(weights: &[f32], random: &mut Random) -> Option<u16> {
     let total = total(weights);
     let mut at = ((u128::from(random.next_u64()) * u128::from(total)) >> 64) as u64;
     for (id, w) in (0..=u16::MAX).zip(weights) {
@@ -141,14 +137,16 @@ fn draw(weights: &[f32], random: &mut Xoshiro128) -> Option<u16> {
     None
 }
 
-/// xoshiro128++ (Blackman & Vigna 2021), seeded by SplitMix64: 32-bit operations only once it runs.
-#[derive(Clone, Debug)]
-struct Xoshiro128 {
+/// A stream of random numbers: xoshiro128++ (Blackman & Vigna 2021), seeded by SplitMix64. Its steps are 32-bit
+/// operations only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Random {
     state: [u32; 4],
 }
 
-impl Xoshiro128 {
-    fn new(seed: u64) -> Self {
+impl Random {
+    /// The stream of a seed.
+    pub fn new(seed: u64) -> Self {
         let mut x = seed;
         let mut next = || {
             x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -171,5 +169,28 @@ impl Xoshiro128 {
     fn next_u64(&mut self) -> u64 {
         let high = u64::from(self.next_u32());
         high << 32 | u64::from(self.next_u32())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Random;
+
+    #[test]
+    fn the_generator_is_xoshiro128_plus_plus() {
+        // The first outputs of the authors' C code from this state.
+        let mut random = Random { state: [1, 2, 3, 4] };
+        for want in [641, 1_573_767, 3_222_811_527, 3_517_856_514, 836_907_274, 4_247_214_768, 3_867_114_732]
+        {
+            assert_eq!(random.next_u32(), want);
+        }
+    }
+
+    #[test]
+    fn seeding_is_splitmix64() {
+        // The first outputs of the authors' C code from the state 1234567.
+        let (first, second) = (6_457_827_717_110_365_317u64, 3_203_168_211_198_807_973u64);
+        let state = [first as u32, (first >> 32) as u32, second as u32, (second >> 32) as u32];
+        assert_eq!(Random::new(1_234_567), Random { state });
     }
 }

@@ -12,6 +12,9 @@ use forge_formats::{ModelConfig, Role};
 /// The control tokens every tokenizer has, in id order.
 pub const CONTROLS: [&str; 7] = ["<pad>", "<bos>", "<eos>", "<sys>", "<sep>", "<think>", "</think>"];
 
+/// What the random tokenizers' merges are made of.
+const LETTERS: &[u8] = b"etaoinshrdlu";
+
 /// SplitMix64, enough for test weights.
 #[derive(Clone, Debug)]
 pub struct Noise(pub u64);
@@ -53,10 +56,10 @@ pub fn random_tokenizer(vocab: u32, seed: u64) -> Vec<u8> {
     let mut merges: Vec<(u16, u16)> = Vec::new();
     let wanted = (vocab as usize).checked_sub(first + 256).expect("at least 266 ids");
     while merges.len() < wanted {
-        // Lower-case letters and what has been made of them.
-        let mut side = || match noise.below(26 + merges.len()) {
-            letter @ 0..26 => usize::from(b'a') + letter,
-            merged => 256 + merged - 26,
+        // Common letters, and half the time what has been made of them.
+        let mut side = || match noise.below(2) * merges.len() {
+            0 => usize::from(LETTERS[noise.below(LETTERS.len())]),
+            made => 256 + noise.below(made),
         };
         let (left, right) = (side(), side());
         let pair = ((first + left) as u16, (first + right) as u16);

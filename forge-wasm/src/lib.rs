@@ -42,7 +42,12 @@ impl Forge {
     }
 
     /// Begins the answer to a prompt, with an optional text before it, such as a persona.
-    pub fn start(&self, prompt: &str, system: Option<String>, options: &Options) -> Result<Generation, JsError> {
+    pub fn start(
+        &self,
+        prompt: &str,
+        system: Option<String>,
+        options: &Options,
+    ) -> Result<Generation, JsError> {
         Ok(Generation::new(&self.model, prompt, system.as_deref(), options)?)
     }
 }

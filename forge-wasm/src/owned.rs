@@ -74,7 +74,10 @@ impl OwnedGenerator {
     }
 
     /// Works with the generator.
-    pub(crate) fn with<T>(&mut self, work: impl FnOnce(&mut Generator<'_, Session<'_>>) -> T) -> T {
+    pub(crate) fn with<T>(
+        &mut self,
+        work: impl for<'g, 'm> FnOnce(&'g mut Generator<'m, Session<'m>>) -> T,
+    ) -> T {
         self.0.with_dependent_mut(|_, generator| work(generator))
     }
 

@@ -15,7 +15,8 @@ fn root() -> PathBuf {
 
 /// Every tracked file that is text, with its path from the root.
 fn tracked() -> Vec<(String, String)> {
-    let output = Command::new("git").arg("ls-files").arg("-z").current_dir(root()).output().expect("git runs");
+    let output =
+        Command::new("git").arg("ls-files").arg("-z").current_dir(root()).output().expect("git runs");
     assert!(output.status.success(), "git ls-files: {}", String::from_utf8_lossy(&output.stderr));
     let names = String::from_utf8(output.stdout).expect("names are UTF-8");
     let text = |name: &str| std::fs::read_to_string(root().join(name)).ok();
@@ -45,9 +46,9 @@ fn names_machine(text: &str) -> bool {
     let places = ["work", "root", "home", "Users"].map(|dir| format!("/{dir}/"));
     let inside_path = |c: char| c.is_alphanumeric() || "./_-~}".contains(c);
     text.contains(concat!("arti", "factory"))
-        || places.iter().any(|place| {
-            text.match_indices(place.as_str()).any(|(at, _)| !text[..at].ends_with(inside_path))
-        })
+        || places
+            .iter()
+            .any(|place| text.match_indices(place.as_str()).any(|(at, _)| !text[..at].ends_with(inside_path)))
 }
 
 fn unfinished(path: &str, text: &str) -> bool {

@@ -7,7 +7,6 @@ pub use quantise::{QUANTISED_PADDING, Quantised};
 
 use forge_formats::Matrix;
 use forge_formats::codec::Codec;
-use forge_formats::codec::ternary::Packing;
 
 /// Room a linear map works in.
 #[derive(Debug)]
@@ -21,20 +20,25 @@ pub struct Scratch<'s> {
 /// `y = W x` as `docs/numerics.md` §2 has it. `x` holds `w.cols()` elements and `y` takes `w.rows()`; rows or
 /// elements that a shorter slice lacks are left out.
 pub fn linear(w: &Matrix<'_>, x: &[f32], y: &mut [f32], scratch: &mut Scratch<'_>) {
-    let (packing, groups) = match w.codec() {
-        Codec::Int8Row => (None, 1),
-        Codec::Ternary2b => (Some(Packing::TwoBit), 4),
-        Codec::Ternary5x8 => (Some(Packing::FiveInEight), 5),
-        Codec::F32 => return portable::gemv_f32(w, x, y),
-        _ => return portable::gemv_decoded(w, x, y, scratch.row),
-    };
-    let Some(q) = Quantised::new(x, groups, scratch.quantised) else {
-        y.fill(0.0);
-        return;
-    };
-    match packing {
-        None => portable::gemv_int8(w, &q, y),
-        Some(Packing::TwoBit) => portable::gemv_ternary_2b(w, &q, y),
-        Some(Packing::FiveInEight) => portable::gemv_ternary_5x8(w, &q, y),
+    match w.codec() {
+        Codec::F32 => portable::gemv_f32(w, x, y),
+        Codec::F16 => portable::gemv_f16(w, x, y),
+        Codec::Int8Row => quantised(x, y, scratch, |q, y| portable::gemv_int8(w, q, y)),
+        Codec::Ternary2b => quantised(x, y, scratch, |q, y| portable::gemv_ternary_2b(w, q, y)),
+        Codec::Ternary5x8 => quantised(x, y, scratch, |q, y| portable::gemv_ternary_5x8(w, q, y)),
+        Codec::SeedLm(_) | Codec::Vptq(_) | Codec::Hyper(_) => portable::gemv_decoded(w, x, y, scratch.row),
+    }
+}
+
+/// Calls a kernel with the quantised input; without, when the input is zero and so is the product.
+fn quantised<const G: usize>(
+    x: &[f32],
+    y: &mut [f32],
+    scratch: &mut Scratch<'_>,
+    kernel: impl FnOnce(&Quantised<'_, G>, &mut [f32]),
+) {
+    match Quantised::new(x, scratch.quantised) {
+        Some(q) => kernel(&q, y),
+        None => y.fill(0.0),
     }
 }

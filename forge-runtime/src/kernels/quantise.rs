@@ -1,47 +1,53 @@
 //! Activations as int8, arranged for the kernel that reads them.
 
-use crate::math::{LANES, round_even};
+use crate::math::{LANES, clamp, max_abs, round_even};
 
-/// Elements a buffer needs beyond the input's length, whatever the arrangement: each of up to five planes is
-/// filled up to a whole number of lanes.
+/// Elements a buffer needs beyond the input's length, whatever the arrangement: its last group of up to
+/// `5 · 16` is filled up with zeros.
 pub const QUANTISED_PADDING: usize = 5 * LANES;
 
 /// An activation vector quantised to int8 (held in `i16`, which is what the kernels multiply in).
 ///
-/// With `groups = g` the elements lie in `g` planes: plane `k` holds elements `k, k + g, k + 2g, …`. A byte of
-/// `g` packed trits then meets one element of every plane, and sixteen neighbouring bytes sixteen neighbouring
-/// ones. Planes are padded with zeros to whole lanes.
+/// The elements lie in groups of `16 · G`, transposed: `group[k][i]` is element `i · G + k` of the group. Sixteen
+/// bytes of `G` packed weights each then meet, digit by digit, sixteen neighbouring elements.
 #[derive(Debug)]
-pub struct Quantised<'q> {
-    values: &'q [[i16; LANES]],
-    /// Groups of lanes in one plane.
-    stride: usize,
-    /// Real value of one unit.
+pub struct Quantised<'q, const G: usize> {
+    groups: &'q [[[i16; LANES]; G]],
     inverse: f32,
-    /// Sum of all elements.
     sum: i32,
 }
 
-impl<'q> Quantised<'q> {
-    /// Quantises `x` into `buffer`: `amax = max|x|`, `q = round_even(x · 127 / amax)`. `None` when `amax` is not
-    /// above 1e-30 (the product is then zero) or the buffer is shorter than `x` plus [`QUANTISED_PADDING`].
-    pub fn new(x: &[f32], groups: usize, buffer: &'q mut [i16]) -> Option<Self> {
+impl<'q, const G: usize> Quantised<'q, G> {
+    /// Quantises `x` into `buffer`: `amax = max|x|`, `q = round_even(x · (127 / amax))`. `None` when `amax` is not
+    /// above 1e-30 (every product is then zero) or the buffer is shorter than `x` plus [`QUANTISED_PADDING`].
+    pub fn new(x: &[f32], buffer: &'q mut [i16]) -> Option<Self> {
         let amax = max_abs(x);
-        if amax.is_nan() || amax <= 1e-30 || groups == 0 {
+        if amax <= 1e-30 || G == 0 {
             return None;
         }
-        let stride = x.len().div_ceil(groups).div_ceil(LANES);
-        let buffer = buffer.get_mut(..stride * LANES * groups)?;
+        let len = x.len().div_ceil(LANES * G) * LANES * G;
+        let groups = buffer.get_mut(..len)?.as_chunks_mut::<LANES>().0.as_chunks_mut::<G>().0;
         let scale = 127.0 / amax;
-        if groups == 1 {
-            fill(buffer, x.iter(), scale);
-        } else {
-            for (k, plane) in buffer.chunks_exact_mut(stride * LANES).enumerate() {
-                fill(plane, x.get(k..).unwrap_or(&[]).iter().step_by(groups), scale);
+        let mut rest = x;
+        for group in groups.iter_mut() {
+            let (x, after) = rest.split_at_checked(LANES * G).unwrap_or((rest, &[]));
+            rest = after;
+            let mut rows = [[0.0; G]; LANES];
+            rows.as_flattened_mut().iter_mut().zip(x).for_each(|(to, from)| *to = *from);
+            for (k, lanes) in group.iter_mut().enumerate() {
+                for (q, row) in lanes.iter_mut().zip(&rows) {
+                    *q = row.get(k).map_or(0, |x| to_int8(x * scale));
+                }
             }
         }
-        let sum = buffer.iter().map(|q| i32::from(*q)).sum();
-        Some(Self { values: buffer.as_chunks().0, stride, inverse: amax / 127.0, sum })
+        let sum = groups.as_flattened().as_flattened().iter().map(|q| i32::from(*q)).sum();
+        Some(Self { groups, inverse: amax / 127.0, sum })
+    }
+
+    /// The elements.
+    #[inline(always)]
+    pub fn groups(&self) -> &'q [[[i16; LANES]; G]] {
+        self.groups
     }
 
     /// Real value of one unit: `amax / 127`.
@@ -55,36 +61,11 @@ impl<'q> Quantised<'q> {
     pub fn sum(&self) -> i32 {
         self.sum
     }
-
-    /// Plane `k`.
-    #[inline(always)]
-    pub fn plane(&self, k: usize) -> &'q [[i16; LANES]] {
-        self.values.get(k * self.stride..).and_then(|p| p.get(..self.stride)).unwrap_or(&[])
-    }
 }
 
-/// Quantises `x` to the front of `plane`, zeros after it.
+/// The nearest integer, ties to even. The clamp matters for infinities and NaN only: it keeps the kernels' sums in
+/// range and the result the same everywhere.
 #[inline(always)]
-fn fill<'x>(plane: &mut [i16], x: impl ExactSizeIterator<Item = &'x f32>, scale: f32) {
-    let used = x.len().min(plane.len());
-    let (front, back) = plane.split_at_mut_checked(used).unwrap_or((&mut [], &mut []));
-    for (q, x) in front.iter_mut().zip(x) {
-        // In range but for a vector with an infinity in it; the clamp keeps the kernels' sums in range then too.
-        *q = (round_even(x * scale) as i16).clamp(-127, 127);
-    }
-    back.fill(0);
-}
-
-/// The largest magnitude, ignoring NaN.
-#[inline]
-fn max_abs(x: &[f32]) -> f32 {
-    let larger = |a: f32, b: f32| if b.abs() > a { b.abs() } else { a };
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    let mut lanes = [0.0; LANES];
-    for chunk in chunks {
-        for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane = larger(*lane, v);
-        }
-    }
-    lanes.iter().chain(tail).fold(0.0, |a, &b| larger(a, b))
+fn to_int8(x: f32) -> i16 {
+    round_even(clamp(x, -127.0, 127.0)) as i16
 }

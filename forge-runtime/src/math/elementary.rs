@@ -20,7 +20,7 @@ pub fn round_even(x: f32) -> f32 {
 
 /// `x` held to `[low, high]`; a NaN becomes `low`.
 #[inline(always)]
-fn clamp(x: f32, low: f32, high: f32) -> f32 {
+pub fn clamp(x: f32, low: f32, high: f32) -> f32 {
     let x = if x > low { x } else { low };
     if x < high { x } else { high }
 }
@@ -58,7 +58,7 @@ pub fn exp2(x: f32) -> f32 {
     p = p * r + 0.009_618_437;
     p = p * r + 0.055_503_324;
     p = p * r + 0.240_226_48;
-    p = p * r + 0.693_147_2;
+    p = p * r + core::f32::consts::LN_2;
     scale_by_power(p * r + 1.0, shifted)
 }
 
@@ -118,6 +118,16 @@ pub fn cos_turns(t: f32) -> f32 {
     if fold { -c } else { c }
 }
 
+/// A finite f16, given by its little-endian bytes, as the same number in `f32`.
+#[inline(always)]
+pub fn widen_f16(bytes: [u8; 2]) -> f32 {
+    let bits = u32::from(u16::from_le_bytes(bytes));
+    // Exponent and mantissa in their new place mean 2¹¹² less than they should, subnormal or not; the product is
+    // exact.
+    let magnitude = f32::from_bits((bits & 0x7FFF) << 13) * f32::from_bits((112 + 127) << 23);
+    f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -171,6 +181,20 @@ mod tests {
             let sin = worst(low, high, sin_turns, reduced(f64::sin), false);
             let cos = worst(low, high, cos_turns, reduced(f64::cos), false);
             assert!(sin < 2e-7 && cos < 1.5e-7, "[{low}, {high}] sin {sin:e} cos {cos:e}");
+        }
+    }
+
+    #[test]
+    fn every_finite_f16_widens_exactly() {
+        for bits in (0..=u16::MAX).filter(|b| b & 0x7C00 != 0x7C00) {
+            // IEEE 754: sign, five exponent bits with bias 15, ten bits of mantissa.
+            let (exponent, mantissa) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
+            let magnitude = match exponent {
+                0 => mantissa * (-24f64).exp2(),
+                e => (1024.0 + mantissa) * f64::from(e - 25).exp2(),
+            };
+            let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
+            assert_eq!(widen_f16(bits.to_le_bytes()).to_bits(), ((sign * magnitude) as f32).to_bits());
         }
     }
 

@@ -8,5 +8,7 @@
 mod elementary;
 mod sums;
 
-pub use elementary::{cos_turns, exp, exp2, round_even, rsqrt, sigmoid, silu, sin_turns, sqrt};
-pub use sums::{LANES, dot, dot_f32_le, max, sum_squares, sum16};
+pub use elementary::{
+    clamp, cos_turns, exp, exp2, round_even, rsqrt, sigmoid, silu, sin_turns, sqrt, widen_f16,
+};
+pub use sums::{LANES, dot, dot_widened, max, max_abs, sum_squares, sum16};

@@ -8,9 +8,9 @@ pub const LANES: usize = 16;
 struct Lanes([f32; LANES]);
 
 impl Lanes {
-    /// Adds `f(x, y)` of the paired elements; call with whole groups of [`LANES`] before the last.
+    /// Adds `f(x, y)` to every lane.
     #[inline(always)]
-    fn add<X: Copy, Y: Copy>(&mut self, x: &[X], y: &[Y], f: impl Fn(X, Y) -> f32) {
+    fn add<X: Copy, Y: Copy>(&mut self, x: &[X; LANES], y: &[Y; LANES], f: impl Fn(X, Y) -> f32) {
         for ((lane, x), y) in self.0.iter_mut().zip(x).zip(y) {
             *lane += f(*x, *y);
         }
@@ -19,11 +19,21 @@ impl Lanes {
     /// The lanes added as a tree: distance 8, 4, 2, 1.
     #[inline(always)]
     fn total(self) -> f32 {
-        let [a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7] = self.0;
-        let [a0, a1, a2, a3] =
-            [(a0 + b0) + (a4 + b4), (a1 + b1) + (a5 + b5), (a2 + b2) + (a6 + b6), (a3 + b3) + (a7 + b7)];
-        (a0 + a2) + (a1 + a3)
+        let eight: [f32; 8] = halve(&self.0);
+        let four: [f32; 4] = halve(&eight);
+        let [a, b]: [f32; 2] = halve(&four);
+        a + b
     }
+}
+
+/// `a[j] + a[j + M]` for `j < M`, `a` holding `2 M` elements.
+#[inline(always)]
+fn halve<const M: usize>(a: &[f32]) -> [f32; M] {
+    let mut sums = [0.0; M];
+    for ((sum, low), high) in sums.iter_mut().zip(a).zip(a.iter().skip(M)) {
+        *sum = low + high;
+    }
+    sums
 }
 
 /// `Σ f(x[i], y[i])` in the fixed order, over the shorter of the two slices.
@@ -36,7 +46,12 @@ fn fold<X: Copy, Y: Copy>(x: &[X], y: &[Y], f: impl Fn(X, Y) -> f32 + Copy) -> f
     for (x, y) in xs.iter().zip(ys) {
         lanes.add(x, y, f);
     }
-    lanes.add(x_tail, y_tail, f);
+    if !x_tail.is_empty() {
+        // Lanes without an element get a zero, which changes nothing: a sum that began at +0 is never −0.
+        let mut last = [0.0; LANES];
+        last.iter_mut().zip(x_tail).zip(y_tail).for_each(|((l, x), y)| *l = f(*x, *y));
+        lanes.add(&last, &last, |l, _| l);
+    }
     lanes.total()
 }
 
@@ -52,10 +67,10 @@ pub fn dot(x: &[f32], y: &[f32]) -> f32 {
     fold(x, y, |a, b| a * b)
 }
 
-/// As [`dot`], the first vector given as little-endian bytes, as weights lie in a file.
-#[inline]
-pub fn dot_f32_le(x: &[[u8; 4]], y: &[f32]) -> f32 {
-    fold(x, y, |a, b| f32::from_le_bytes(a) * b)
+/// As [`dot`], the first vector given in a form that `widen` turns into `f32`, as weights lie in a file.
+#[inline(always)]
+pub fn dot_widened<X: Copy>(x: &[X], y: &[f32], widen: impl Fn(X) -> f32 + Copy) -> f32 {
+    fold(x, y, |a, b| widen(a) * b)
 }
 
 /// `Σ x[i]²` in the fixed order.
@@ -67,15 +82,28 @@ pub fn sum_squares(x: &[f32]) -> f32 {
 /// The largest element, ignoring NaN; `−∞` of nothing. Its order does not matter, so it takes the fastest.
 #[inline]
 pub fn max(x: &[f32]) -> f32 {
+    largest(x, f32::NEG_INFINITY, |v| v)
+}
+
+/// The largest magnitude, ignoring NaN; 0 of nothing.
+#[inline]
+pub fn max_abs(x: &[f32]) -> f32 {
+    largest(x, 0.0, f32::abs)
+}
+
+/// The largest of `least` and every `f(x[i])`.
+#[inline(always)]
+fn largest(x: &[f32], least: f32, f: impl Fn(f32) -> f32) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let (chunks, tail) = x.as_chunks::<LANES>();
-    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let mut lanes = [least; LANES];
     for chunk in chunks {
         for (lane, &v) in lanes.iter_mut().zip(chunk) {
-            *lane = larger(*lane, v);
+            *lane = larger(*lane, f(v));
         }
     }
-    lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |a, &b| larger(a, b))
+    let tail = tail.iter().fold(least, |a, &b| larger(a, f(b)));
+    lanes.into_iter().fold(tail, larger)
 }
 
 #[cfg(test)]
@@ -115,7 +143,7 @@ mod tests {
             let want = by_the_page(&x, &y);
             assert_eq!(dot(&x, &y).to_bits(), want.to_bits(), "n = {n}");
             let bytes: Vec<[u8; 4]> = x.iter().map(|v| v.to_le_bytes()).collect();
-            assert_eq!(dot_f32_le(&bytes, &y).to_bits(), want.to_bits(), "n = {n}");
+            assert_eq!(dot_widened(&bytes, &y, f32::from_le_bytes).to_bits(), want.to_bits(), "n = {n}");
             let ones = std::vec![1.0; n];
             assert_eq!(sum16(&x).to_bits(), by_the_page(&x, &ones).to_bits(), "n = {n}");
             differs_from_plain |= x.iter().zip(&y).fold(0.0, |s, (a, b)| s + a * b) != want;

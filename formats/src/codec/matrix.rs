@@ -81,6 +81,22 @@ impl<'a> Matrix<'a> {
         bytes().unwrap_or(&[])
     }
 
+    /// The payload from the first row of this view on, past its last row to the end: kernels may read a little
+    /// beyond a row. Row `r` begins at `r` times [`Matrix::row_stride`].
+    pub fn rows_on(&self) -> &'a [u8] {
+        self.payload.get(self.first as usize * self.row_stride()..).unwrap_or(&[])
+    }
+
+    /// The f16 scales of the rows, little-endian, for integer codecs; empty for the others.
+    pub fn scales(&self) -> &'a [[u8; 2]] {
+        let scales = || {
+            let at = (self.stored as usize).checked_mul(self.row_stride())?;
+            let first = self.first as usize;
+            self.payload.get(at..)?.as_chunks().0.get(first..first + self.rows())
+        };
+        if self.codec.is_integer() { scales().unwrap_or(&[]) } else { &[] }
+    }
+
     /// Scale of row `r` for integer codecs, 1 for the others and 0 when `r` is out of range.
     #[inline]
     pub fn scale(&self, r: usize) -> f32 {

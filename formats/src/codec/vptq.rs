@@ -108,7 +108,7 @@ pub fn validate(p: &VptqParams, rows: u32, cols: u32, payload: &[u8]) -> Result<
     for row in 0..rows {
         let (_, indices) = split_row(p, cols, body, row).ok_or(bad)?;
         let used = row_bits(p, cols);
-        if used % 8 != 0 && indices.last().is_some_and(|last| last >> (used % 8) != 0) {
+        if !used.is_multiple_of(8) && indices.last().is_some_and(|last| last >> (used % 8) != 0) {
             return Err(bad);
         }
     }

@@ -68,7 +68,7 @@ static POOLS: LazyLock<BTreeMap<&'static str, Pool>> = LazyLock::new(|| {
     let pools: [(&str, Vec<Vec<String>>); 20] = [
         ("room", vec![words(ROOMS), pairs(ROOM_KINDS, ROOMS)]),
         ("level", vec![numbers(1..=100)]),
-        ("temperature", vec![numbers(12..=29), halves(12..=28)]),
+        ("temperature", vec![numbers(10..=32), halves(10..=31)]),
         ("artist", vec![bands(), full_names()]),
         ("genre", vec![words(GENRES), pairs(GENRE_KINDS, GENRES)]),
         ("title", vec![pairs(EVENT_KINDS, EVENTS)]),

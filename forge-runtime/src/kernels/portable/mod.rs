@@ -1,0 +1,82 @@
+//! The defining kernels, in plain Rust that the compiler vectorises.
+//!
+//! Each multiplies row by row in a function of its own that is not inlined: inlined into the loop over rows, the
+//! compiler tries to vectorise across rows and makes it many times slower.
+
+mod float;
+mod int8;
+mod ternary;
+
+pub use float::{gemv_decoded, gemv_f16, gemv_f32};
+pub use int8::gemv_int8;
+pub use ternary::{gemv_ternary_2b, gemv_ternary_5x8};
+
+use forge_formats::Matrix;
+
+use super::Quantised;
+use crate::math::{LANES, widen_f16};
+
+/// A packed row in pieces of sixteen bytes.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    whole: &'a [[u8; LANES]],
+    /// What is left of the row, then anything: the elements it meets are zero. Absent when nothing is left.
+    tail: Option<[u8; LANES]>,
+}
+
+impl<'a> Row<'a> {
+    /// The row of `stride` bytes at the front of `from`.
+    #[inline(always)]
+    fn new(from: &'a [u8], stride: usize) -> Self {
+        let (row, _) = from.split_at_checked(stride).unwrap_or((&[], &[]));
+        let (whole, rest) = row.as_chunks::<LANES>();
+        let beyond = || from.get(whole.len() * LANES..)?.first_chunk::<LANES>().copied();
+        let tail = if rest.is_empty() { None } else { Some(beyond().unwrap_or_else(|| padded(rest))) };
+        Self { whole, tail }
+    }
+}
+
+/// The last bytes of a row, filled up with zeros.
+#[cold]
+fn padded(rest: &[u8]) -> [u8; LANES] {
+    let mut bytes = [0; LANES];
+    bytes.iter_mut().zip(rest).for_each(|(b, r)| *b = *r);
+    bytes
+}
+
+/// `y = acc · (inverse · scale)` with the integer sum `acc` of every row.
+#[inline(always)]
+fn for_rows<const G: usize>(
+    w: &Matrix<'_>,
+    q: &Quantised<'_, G>,
+    y: &mut [f32],
+    dot: impl Fn(Row<'_>, &Quantised<'_, G>) -> i32,
+) {
+    let (bytes, stride) = (w.rows_on(), w.row_stride());
+    let y = y.get_mut(..w.rows()).unwrap_or(&mut []);
+    for (r, y) in y.iter_mut().enumerate() {
+        *y = dot(Row::new(bytes.get(r * stride..).unwrap_or(&[]), stride), q) as f32;
+    }
+    for (y, scale) in y.iter_mut().zip(w.scales()) {
+        *y *= q.inverse() * widen_f16(*scale);
+    }
+}
+
+/// The sum of the lanes, by halves, which vector registers are good at.
+#[inline(always)]
+fn total_of(lanes: [i32; LANES]) -> i32 {
+    let eight: [i32; 8] = halve(&lanes);
+    let four: [i32; 4] = halve(&eight);
+    let [a, b]: [i32; 2] = halve(&four);
+    a + b
+}
+
+/// `a[j] + a[j + M]` for `j < M`, `a` holding `2 M` elements.
+#[inline(always)]
+fn halve<const M: usize>(a: &[i32]) -> [i32; M] {
+    let mut sums = [0; M];
+    for ((sum, low), high) in sums.iter_mut().zip(a).zip(a.iter().skip(M)) {
+        *sum = low + high;
+    }
+    sums
+}

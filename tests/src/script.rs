@@ -1,0 +1,81 @@
+//! A model made by hand that answers every prompt with one tool call, so that tests of what comes out of a model know
+//! what must come out.
+//!
+//! Every projection is zero, so the stack passes the embedding through. The embedding of token `i` of the script is
+//! the unit vector `i`, and the head's row of token `i + 1` is that vector too: each token leads to the next. A token
+//! may therefore occur only once.
+
+use forge_formats::codec::encode::{Simple, encode};
+use forge_formats::config::Activation;
+use forge_formats::tokenizer::{SpecialKind, TokenizerTable};
+use forge_formats::write::Writer;
+use forge_formats::{ModelConfig, Role};
+use forge_runtime::testing::random_tokenizer;
+
+/// The call it makes, as text.
+pub const CALL: &str = r#"{"tool":"set_light","args":{"room":"salon","level":"20"}}"#;
+
+const VOCAB: u32 = 268;
+const DIM: u32 = 16;
+
+/// `<sep>` and what follows it.
+fn script(table: &TokenizerTable<'_>) -> Vec<u16> {
+    let special = |kind, name| table.special(kind, name).expect("a name of the tokenizer");
+    let bytes = |text: &str| text.bytes().map(|b| table.byte_id(b)).collect::<Vec<_>>();
+    let mut out = vec![special(SpecialKind::Control, "<sep>"), special(SpecialKind::Tool, "set_light")];
+    out.push(special(SpecialKind::Slot, "room"));
+    out.extend(bytes(" salon"));
+    out.push(special(SpecialKind::Slot, "level"));
+    out.extend(bytes("20"));
+    out.push(special(SpecialKind::Control, "<eos>"));
+    out
+}
+
+/// The model's file.
+///
+/// # Panics
+/// When the tokenizer of [`forge_runtime::testing`] no longer has the names the script is made of.
+pub fn file() -> Vec<u8> {
+    let config = ModelConfig {
+        vocab: VOCAB,
+        dim: DIM,
+        layers: 1,
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 2,
+        ffn: 1,
+        activation: Activation::SwiGlu,
+        window: 4,
+        rope_log2_theta: 13.287_712,
+        norm_eps: 1e-5,
+        norm_gain: false,
+        tied: false,
+        recursion: 1,
+        halting: false,
+        halt_threshold: 0.5,
+        mem_dim: 0,
+        mem_gate: 0,
+        mem_layers: 0,
+    };
+    let tokenizer = random_tokenizer(VOCAB, 1);
+    let script = script(&TokenizerTable::parse(&tokenizer).expect("a valid table"));
+    let mut writer = Writer::new(config.clone());
+    for (role, layer, [rows, cols]) in config.tensors() {
+        let (rows, cols) = (rows as usize, cols as usize);
+        let mut weights = vec![if role == Role::FinalNorm { 1.0 } else { 0.0 }; rows * cols];
+        for (i, pair) in script.windows(2).enumerate() {
+            match role {
+                Role::Embedding => weights[usize::from(pair[0]) * cols + i] = 1.0,
+                Role::Head => weights[usize::from(pair[1]) * cols + i] = 1.0,
+                _ => {}
+            }
+        }
+        let codec = if rows == 1 { Simple::F32 } else { Simple::Int8Row };
+        writer = writer.tensor(role, layer, codec.into(), encode(codec, rows, cols, &weights));
+    }
+    writer
+        .tokenizer(tokenizer)
+        .card(r#"{"name":"script","note":"made by hand"}"#)
+        .finish()
+        .expect("a valid model")
+}

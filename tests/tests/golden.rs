@@ -1,0 +1,101 @@
+//! The golden files give the committed tokens and logits, to the bit, on this machine.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use forge_formats::manifest::Content;
+use forge_runtime::{Model, Session};
+use forge_tests::golden::{Case, folder, recipes, run};
+use forge_tests::{answers, script};
+
+fn committed() -> Vec<Case> {
+    let text = fs::read_to_string(folder().join("golden.tsv")).expect("golden.tsv is in the repository");
+    text.lines().map(|line| Case::from_line(line).unwrap_or_else(|| panic!("malformed: {line}"))).collect()
+}
+
+fn named(name: &str) -> (Case, Vec<u8>) {
+    let case = committed().into_iter().find(|case| case.name == name).expect("the case exists");
+    let file = fs::read(folder().join(format!("{name}.forge"))).expect("each line has its file");
+    (case, file)
+}
+
+fn rerun(case: &Case, file: &[u8]) -> Case {
+    run(&case.name, file, case.prompt.clone(), case.seed, case.generated.len())
+}
+
+#[test]
+fn every_case_gives_the_committed_bits() {
+    for case in committed() {
+        let (_, file) = named(&case.name);
+        Model::parse(&file).expect("a model").file().verify().expect("undamaged");
+        assert_eq!(rerun(&case, &file).to_line(), case.to_line());
+    }
+}
+
+#[test]
+fn every_recipe_has_its_case_and_every_file_its_line() {
+    let lines: Vec<_> = committed().into_iter().map(|case| case.name).collect();
+    let recipes: Vec<_> = recipes().into_iter().map(|recipe| recipe.name.to_owned()).collect();
+    assert_eq!(lines, recipes);
+    let files: BTreeSet<_> = fs::read_dir(folder())
+        .expect("the folder exists")
+        .map(|entry| entry.expect("it can be listed").file_name().into_string().expect("UTF-8"))
+        .filter_map(|name| name.strip_suffix(".forge").map(str::to_owned))
+        .collect();
+    assert_eq!(files, lines.into_iter().collect());
+}
+
+#[test]
+fn two_packings_of_the_same_trits_give_the_same_bits() {
+    let (two_bit, five_in_eight) = (named("ternary2b").0, named("ternary5x8").0);
+    assert_eq!((two_bit.generated, two_bit.crc), (five_in_eight.generated, five_in_eight.crc));
+}
+
+/// Negative control: one bit of one weight changes the checksum.
+#[test]
+fn a_single_weight_shows() {
+    for name in ["f32", "int8", "ternary2b", "full"] {
+        let (case, mut file) = named(name);
+        let model = Model::parse(&file).expect("a model");
+        let tensor = model.file().sections().nth(1).expect("a second tensor");
+        assert!(matches!(tensor.content, Content::Tensor { .. }));
+        let at = model.file().header().data_offset as usize + tensor.offset64 as usize * 64;
+        file[at] ^= 1;
+        assert_ne!(rerun(&case, &file).crc, case.crc, "{name}");
+    }
+}
+
+/// The cases are what their names say: tokens halt at different depths, and read past the window.
+#[test]
+fn cases_cover_halting_and_the_window() {
+    for name in ["halting", "full", "window"] {
+        let (case, file) = named(name);
+        let model = Model::parse(&file).expect("a model");
+        let mut memory = vec![0u32; model.workspace().div_ceil(4)];
+        let mut session = Session::new(&model, bytemuck::cast_slice_mut(&mut memory)).expect("enough memory");
+        let mut depths = BTreeSet::new();
+        for token in case.prompt.iter().chain(&case.generated) {
+            session.feed(*token).expect("a token of the vocabulary");
+            depths.insert(session.recursions());
+        }
+        assert!(depths.len() > 1, "{name}: every token recurses {depths:?} times");
+        assert!(name != "window" || session.position() > 2 * model.config().window);
+    }
+}
+
+#[test]
+fn every_question_gets_the_committed_answer() {
+    let committed = answers::committed();
+    assert!(committed.len() >= 5, "only {} answers", committed.len());
+    for question in committed {
+        assert_eq!(Some(answers::replayed(&question).as_str()), question["answer"].as_str(), "{question}");
+    }
+}
+
+/// The model made by hand says what it was made to say.
+#[test]
+fn the_script_is_followed() {
+    let (_, file) = named("call");
+    assert_eq!(answers::answer(&file, "anything", None, None).as_deref(), Ok(script::CALL));
+    assert_eq!(answers::answer(&file, "", Some("be brief"), None).as_deref(), Ok(script::CALL));
+}
