@@ -27,10 +27,16 @@ impl Place {
         start..start + len
     }
 
+    /// This position's place in the ring. (`max`: the compiler does not know that sizes are checked; with it, it
+    /// sees that nothing here can panic.)
+    fn slot(self, c: &ModelConfig) -> usize {
+        (self.position % c.window.max(1)) as usize
+    }
+
     /// Where this position's keys (or values) lie in the cache.
     pub(crate) fn entry(self, c: &ModelConfig) -> Range<usize> {
         let len = c.kv_dim() as usize;
-        let start = self.ring(c).start + (self.position % c.window) as usize * len;
+        let start = self.ring(c).start + self.slot(c) * len;
         start..start + len
     }
 }
@@ -39,7 +45,8 @@ impl Place {
 pub(crate) fn set_turns(c: &ModelConfig, position: u32, turns: &mut [f32]) {
     const LOG2_TAU: f32 = 2.651_496_1;
     let d = c.head_dim as f32;
-    let (cosines, sines) = turns.split_at_mut(turns.len() / 2);
+    let half = turns.len() / 2;
+    let (cosines, sines) = turns.split_at_mut_checked(half).unwrap_or_default();
     for (i, (cos, sin)) in cosines.iter_mut().zip(sines).enumerate() {
         let frequency = exp2(-((2 * i) as f32 / d) * c.rope_log2_theta - LOG2_TAU);
         let t = position as f32 * frequency;
@@ -70,9 +77,34 @@ pub(crate) fn apply(c: &ModelConfig, tensors: &Tensors<'_>, b: &mut Buffers<'_>,
     add(b.latent, b.output);
 }
 
+/// `x` in pieces of `n`, what is left over left out. (As `chunks_exact`, but with nothing in it that could panic.)
+fn pieces(x: &[f32], n: usize) -> impl Iterator<Item = &[f32]> {
+    let mut rest = x;
+    core::iter::from_fn(move || {
+        let (piece, after) = rest.split_at_checked(n)?;
+        rest = after;
+        (n > 0).then_some(piece)
+    })
+}
+
+/// As [`pieces`], to write to.
+fn pieces_mut(x: &mut [f32], n: usize) -> impl Iterator<Item = &mut [f32]> {
+    let mut rest = x;
+    core::iter::from_fn(move || {
+        let (piece, after) = core::mem::take(&mut rest).split_at_mut_checked(n)?;
+        rest = after;
+        (n > 0).then_some(piece)
+    })
+}
+
 /// The first `n` elements.
 fn part(x: &mut [f32], n: u32) -> &mut [f32] {
     x.get_mut(..n as usize).unwrap_or(&mut [])
+}
+
+/// `to = from`.
+pub(crate) fn copy(to: &mut [f32], from: &[f32]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
 }
 
 /// `x += y`.
@@ -108,10 +140,10 @@ impl Pass<'_, '_> {
     /// Rotates queries and keys in `output` and puts keys and values into the caches.
     fn rotate_and_store(&self, b: &mut Buffers<'_>) {
         let (attn, kv, d) = (self.c.attn_dim() as usize, self.c.kv_dim() as usize, self.c.head_dim as usize);
-        let (cosines, sines) = b.turns.split_at(d / 2);
+        let (cosines, sines) = b.turns.split_at_checked(d / 2).unwrap_or_default();
         let rotated = b.output.get_mut(..attn + kv).unwrap_or(&mut []);
-        for head in rotated.chunks_exact_mut(d) {
-            let (first, second) = head.split_at_mut(d / 2);
+        for head in pieces_mut(rotated, d) {
+            let (first, second) = head.split_at_mut_checked(d / 2).unwrap_or_default();
             for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cosines).zip(sines) {
                 (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
             }
@@ -119,7 +151,7 @@ impl Pass<'_, '_> {
         let entry = self.at.entry(self.c);
         for (cache, start) in [(&mut *b.keys, attn), (&mut *b.values, attn + kv)] {
             if let (Some(to), Some(from)) = (cache.get_mut(entry.clone()), b.output.get(start..start + kv)) {
-                to.copy_from_slice(from);
+                copy(to, from);
             }
         }
     }
@@ -128,7 +160,7 @@ impl Pass<'_, '_> {
     fn by_age<'c>(&self, cache: &'c [f32]) -> [&'c [f32]; 2] {
         let kv = self.c.kv_dim() as usize;
         let ring = cache.get(self.at.ring(self.c)).unwrap_or(&[]);
-        let next = (self.at.position % self.c.window) as usize + 1;
+        let next = self.at.slot(self.c) + 1;
         let (newer, older) = ring.split_at_checked(next * kv).unwrap_or((ring, &[]));
         if self.at.position >= self.c.window { [older, newer] } else { [newer, &[]] }
     }
@@ -136,14 +168,14 @@ impl Pass<'_, '_> {
     /// Sliding-window attention of every head into `attended`.
     fn attend(&self, b: &mut Buffers<'_>) {
         let (d, kv) = (self.c.head_dim as usize, self.c.kv_dim() as usize);
-        let group = (self.c.heads / self.c.kv_heads) as usize;
+        let group = (self.c.heads / self.c.kv_heads.max(1)).max(1) as usize;
         let scale = rsqrt(self.c.head_dim as f32);
         let (keys, values) = (self.by_age(b.keys), self.by_age(b.values));
-        let heads = b.output.chunks_exact(d).zip(b.attended.chunks_exact_mut(d));
+        let heads = pieces(b.output, d).zip(pieces_mut(b.attended, d));
         for (h, (query, out)) in heads.enumerate() {
             let channels = h / group * d..(h / group + 1) * d;
             let mut count = 0;
-            for (score, key) in b.scores.iter_mut().zip(keys.iter().flat_map(|k| k.chunks_exact(kv))) {
+            for (score, key) in b.scores.iter_mut().zip(keys.iter().flat_map(|k| pieces(k, kv))) {
                 *score = dot(query, key.get(channels.clone()).unwrap_or(&[])) * scale;
                 count += 1;
             }
@@ -151,7 +183,7 @@ impl Pass<'_, '_> {
             let largest = max(scores);
             scores.iter_mut().for_each(|s| *s = exp(*s - largest));
             out.fill(0.0);
-            for (weight, value) in scores.iter().zip(values.iter().flat_map(|v| v.chunks_exact(kv))) {
+            for (weight, value) in scores.iter().zip(values.iter().flat_map(|v| pieces(v, kv))) {
                 let value = value.get(channels.clone()).unwrap_or(&[]);
                 out.iter_mut().zip(value).for_each(|(o, v)| *o += weight * v);
             }
@@ -173,21 +205,21 @@ impl Pass<'_, '_> {
             bias.decode_row(0, b.row);
         }
         let index = self.memory_index();
-        let memory = b.memories.chunks_exact_mut(width).nth(index).unwrap_or(&mut []);
+        let memory = pieces_mut(b.memories, width).nth(index).unwrap_or(&mut []);
         let (values, rates) = b.output.split_at_checked(width).unwrap_or((&[], &[]));
         for (((m, v), r), bias) in memory.iter_mut().zip(values).zip(rates).zip(b.row.iter()) {
             *m += sigmoid(r + bias) * (v - *m);
         }
         let input = part(b.input, c.mem_dim);
         norm::plain(memory, c.norm_eps, input);
-        let read = b.reads.chunks_exact_mut(c.attn_dim() as usize).nth(index).unwrap_or(&mut []);
+        let read = pieces_mut(b.reads, c.attn_dim() as usize).nth(index).unwrap_or(&mut []);
         self.map(Role::MemOut, input, read, b.row, b.quantised);
     }
 
     /// `o = m + g ⊙ (o − m)` with the gate `g` of both.
     fn blend_memory(&self, b: &mut Buffers<'_>) {
         let (c, attn) = (self.c, self.c.attn_dim() as usize);
-        let read = b.reads.chunks_exact(attn).nth(self.memory_index()).unwrap_or(&[]);
+        let read = pieces(b.reads, attn).nth(self.memory_index()).unwrap_or(&[]);
         let joined = part(b.input, 2 * c.attn_dim());
         for (j, x) in joined.iter_mut().zip(b.attended.iter().chain(read)) {
             *j = *x;

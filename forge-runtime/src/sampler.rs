@@ -56,7 +56,7 @@ impl Sampler {
             truncate(logits, limit, |_| 1);
         }
         if self.top_p < 1.0 {
-            let target = (count(self.top_p.max(0.0)) as u128 * u128::from(total(logits)) >> 32) as u64;
+            let target = ((u128::from(count(self.top_p.max(0.0))) * u128::from(total(logits))) >> 32) as u64;
             truncate(logits, target.max(1), count);
         }
         if self.min_p > 0.0 {

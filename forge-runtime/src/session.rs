@@ -122,7 +122,7 @@ impl<'m> Session<'m> {
     fn recurse(&mut self, recursion: u32) {
         let (c, b) = (self.config, &mut self.buffers);
         if recursion == 0 {
-            b.latent.copy_from_slice(b.embedded);
+            block::copy(b.latent, b.embedded);
         } else {
             feed_back(c, &self.tensors, b);
         }
@@ -131,7 +131,7 @@ impl<'m> Session<'m> {
             block::apply(c, &self.tensors, b, place);
         }
         if c.recursion == 1 {
-            b.answer.copy_from_slice(b.latent);
+            block::copy(b.answer, b.latent);
         } else if let Some(gain) = self.tensors.get(Role::LoopOut, 0) {
             gain.decode_row(0, b.row);
             let r = norm::factor(b.latent, c.norm_eps);
@@ -167,9 +167,11 @@ impl<'m> Session<'m> {
             for later in recursion + 1..c.recursion {
                 let target = Place { recursion: later, ..from }.entry(c).start;
                 for cache in [&mut *b.keys, &mut *b.values] {
-                    // Both lie in the cache: its size is the product that bounds every entry.
-                    if source.end.max(target + source.len()) <= cache.len() {
-                        cache.copy_within(source.clone(), target);
+                    let (before, after) = cache.split_at_mut_checked(target).unwrap_or_default();
+                    if let (Some(from), Some(to)) =
+                        (before.get(source.clone()), after.get_mut(..source.len()))
+                    {
+                        block::copy(to, from);
                     }
                 }
             }

@@ -87,6 +87,8 @@ pub struct ModelShape {
     pub recursion: u32,
     /// Whether tokens may stop recursing early.
     pub halting: bool,
+    /// Halting probability above which a token stops.
+    pub halt_threshold: f32,
     /// Memory width, 0 for none.
     pub mem_dim: u32,
     /// Hidden width of the memory gate.
@@ -298,7 +300,7 @@ impl Config {
     }
 
     fn nano() -> Self {
-        let batch = 4096;
+        let batch = 2048;
         Self {
             run: RunConfig { preset: Preset::Nano, seed: 42, checkpoint_seconds: 20 },
             model: ModelShape {
@@ -312,6 +314,7 @@ impl Config {
                 window: 64,
                 recursion: 2,
                 halting: true,
+                halt_threshold: 0.9,
                 mem_dim: 32,
                 mem_gate: 32,
                 mem_layers: vec![1],
@@ -325,11 +328,11 @@ impl Config {
                 eval_examples: 400,
             },
             phase1: CognateConfig {
-                trunk: TrainConfig::adamw(700, batch, 3e-3),
-                branch: TrainConfig::adamw(80, batch, 1e-3),
+                trunk: TrainConfig::adamw(450, batch, 3e-3),
+                branch: TrainConfig::adamw(40, batch, 1e-3),
                 supervision: vec![0.5, 1.0],
                 halt_weight: 0.1,
-                halt_margin: 0.02,
+                halt_margin: 0.005,
                 seeds: [42, 1337, 2023],
             },
             phase2: EvoMergeConfig {
@@ -337,8 +340,8 @@ impl Config {
                 search: EvolveConfig { diversity_sample: 1024, ..EvolveConfig::default() },
             },
             phase3: QuietStarConfig {
-                bake: TrainConfig::adamw(80, batch, 1e-3),
-                reinforce: TrainConfig::adamw(20, batch, 1e-4),
+                bake: TrainConfig::adamw(60, batch, 1e-3),
+                reinforce: TrainConfig::adamw(10, batch, 1e-4),
                 prompts: 16,
                 thoughts: 4,
                 thought_tokens: 24,
@@ -347,16 +350,16 @@ impl Config {
             },
             phase4: BitNetConfig { calibration_examples: 128, min_ratio: 6.0, max_bytes: 20_000_000 },
             phase5: ForgeConfig {
-                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(600, batch, 2.5e-3) },
+                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(450, batch, 2.5e-3) },
                 lambda_share: 0.1,
                 advance_at: 0.8,
                 assess_every: 100,
-                control_steps: 30,
+                control_steps: 15,
             },
             phase6: BakingConfig {
-                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(80, batch, 1e-3) },
+                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(60, batch, 1e-3) },
                 cycles: 2,
-                trajectories: 1500,
+                trajectories: 1000,
                 temperature: 0.7,
                 strength: 1.0,
                 replay: 0.25,
@@ -365,7 +368,7 @@ impl Config {
             phase7: EdgeConfig {
                 profile: "cortex-m4-1m".into(),
                 prune_ffn: 0.2,
-                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(150, batch, 1e-3) },
+                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(100, batch, 1e-3) },
                 distil_weight: 0.7,
                 min_retention: 0.92,
             },
@@ -452,7 +455,7 @@ impl Config {
             tied: true,
             recursion: m.recursion,
             halting: m.halting && m.recursion > 1,
-            halt_threshold: 0.5,
+            halt_threshold: m.halt_threshold,
             mem_dim: m.mem_dim,
             mem_gate: m.mem_gate,
             mem_layers: m.mem_layers.iter().filter(|l| **l < 64).fold(0, |bits, l| bits | 1 << l),

@@ -121,13 +121,16 @@ fn read_table(path: &Path) -> Result<Table> {
         let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
         Error::Usage {
             what: format!("{}:{line}: {}", path.display(), e.message()),
-            hint: "mend that line; sections and keys are listed by `forge-train pipeline --print-config`".into(),
+            hint: "mend that line; sections and keys are listed by `forge-train pipeline --print-config`"
+                .into(),
         }
     })
 }
 
 fn finish(table: Table) -> Result<Config> {
-    table.try_into().map_err(|e: toml::de::Error| usage(e.message(), "compare with `config.toml` of a session"))
+    table
+        .try_into()
+        .map_err(|e: toml::de::Error| usage(e.message(), "compare with `config.toml` of a session"))
 }
 
 fn preset_of(value: &Value) -> Result<Preset> {
@@ -136,7 +139,8 @@ fn preset_of(value: &Value) -> Result<Preset> {
 }
 
 fn parse_assignment(text: &str) -> Result<(String, Value)> {
-    let malformed = || usage(&format!("`--set {text}` is not `key=value`"), "for example --set phase5.steps=2000");
+    let malformed =
+        || usage(&format!("`--set {text}` is not `key=value`"), "for example --set phase5.steps=2000");
     let (key, value) = text.split_once('=').ok_or_else(malformed)?;
     let (key, value) = (key.trim(), value.trim());
     if key.is_empty() || value.is_empty() {
@@ -168,7 +172,8 @@ fn assign(table: &mut Table, path: &str, value: Value, source: &str) -> Result<(
     let mut here = table;
     for name in parents {
         let next = here.get_mut(name).and_then(Value::as_table_mut);
-        here = next.ok_or_else(|| usage(&format!("{source}: `{path}` is not a key"), "name one of its keys"))?;
+        here =
+            next.ok_or_else(|| usage(&format!("{source}: `{path}` is not a key"), "name one of its keys"))?;
     }
     let slot = here.get_mut(last).ok_or_else(|| usage(&format!("{source}: unknown key `{path}`"), ""))?;
     *slot = coerce(slot, value).map_err(|(expected, found)| {
@@ -187,7 +192,10 @@ fn resolve(table: &Table, parts: &[&str], path: &str, source: &str) -> Result<Ve
             Some(Value::Table(inner)) if !last => here = inner,
             Some(Value::Table(inner)) => {
                 let keys = names(inner).join(", ");
-                return Err(usage(&format!("{source}: `{path}` is a section"), &format!("its keys are {keys}")));
+                return Err(usage(
+                    &format!("{source}: `{path}` is a section"),
+                    &format!("its keys are {keys}"),
+                ));
             }
             Some(_) if last => return Ok(parts.iter().map(ToString::to_string).collect()),
             found => {

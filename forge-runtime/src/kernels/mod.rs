@@ -20,20 +20,25 @@ pub struct Scratch<'s> {
 /// `y = W x` as `docs/numerics.md` §2 has it. `x` holds `w.cols()` elements and `y` takes `w.rows()`; rows or
 /// elements that a shorter slice lacks are left out.
 pub fn linear(w: &Matrix<'_>, x: &[f32], y: &mut [f32], scratch: &mut Scratch<'_>) {
-    let done = match w.codec() {
-        Codec::F32 => Some(portable::gemv_f32(w, x, y)),
-        Codec::F16 => Some(portable::gemv_f16(w, x, y)),
-        Codec::Int8Row => Quantised::new(x, scratch.quantised).map(|q| portable::gemv_int8(w, &q, y)),
-        Codec::Ternary2b => Quantised::new(x, scratch.quantised).map(|q| portable::gemv_ternary_2b(w, &q, y)),
-        Codec::Ternary5x8 => {
-            Quantised::new(x, scratch.quantised).map(|q| portable::gemv_ternary_5x8(w, &q, y))
-        }
-        Codec::SeedLm(_) | Codec::Vptq(_) | Codec::Hyper(_) => {
-            Some(portable::gemv_decoded(w, x, y, scratch.row))
-        }
-    };
-    if done.is_none() {
-        // The input is zero.
-        y.fill(0.0);
+    match w.codec() {
+        Codec::F32 => portable::gemv_f32(w, x, y),
+        Codec::F16 => portable::gemv_f16(w, x, y),
+        Codec::Int8Row => quantised(x, y, scratch, |q, y| portable::gemv_int8(w, q, y)),
+        Codec::Ternary2b => quantised(x, y, scratch, |q, y| portable::gemv_ternary_2b(w, q, y)),
+        Codec::Ternary5x8 => quantised(x, y, scratch, |q, y| portable::gemv_ternary_5x8(w, q, y)),
+        Codec::SeedLm(_) | Codec::Vptq(_) | Codec::Hyper(_) => portable::gemv_decoded(w, x, y, scratch.row),
+    }
+}
+
+/// Calls a kernel with the quantised input; without, when the input is zero and so is the product.
+fn quantised<const G: usize>(
+    x: &[f32],
+    y: &mut [f32],
+    scratch: &mut Scratch<'_>,
+    kernel: impl FnOnce(&Quantised<'_, G>, &mut [f32]),
+) {
+    match Quantised::new(x, scratch.quantised) {
+        Some(q) => kernel(&q, y),
+        None => y.fill(0.0),
     }
 }

@@ -28,7 +28,10 @@ impl<'q, const G: usize> Quantised<'q, G> {
         let len = x.len().div_ceil(LANES * G) * LANES * G;
         let groups = buffer.get_mut(..len)?.as_chunks_mut::<LANES>().0.as_chunks_mut::<G>().0;
         let scale = 127.0 / amax;
-        for (group, x) in groups.iter_mut().zip(x.chunks(LANES * G)) {
+        let mut rest = x;
+        for group in groups.iter_mut() {
+            let (x, after) = rest.split_at_checked(LANES * G).unwrap_or((rest, &[]));
+            rest = after;
             let mut rows = [[0.0; G]; LANES];
             rows.as_flattened_mut().iter_mut().zip(x).for_each(|(to, from)| *to = *from);
             for (k, lanes) in group.iter_mut().enumerate() {

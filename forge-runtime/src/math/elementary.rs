@@ -58,7 +58,7 @@ pub fn exp2(x: f32) -> f32 {
     p = p * r + 0.009_618_437;
     p = p * r + 0.055_503_324;
     p = p * r + 0.240_226_48;
-    p = p * r + 0.693_147_2;
+    p = p * r + core::f32::consts::LN_2;
     scale_by_power(p * r + 1.0, shifted)
 }
 

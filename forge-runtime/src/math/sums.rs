@@ -8,23 +8,32 @@ pub const LANES: usize = 16;
 struct Lanes([f32; LANES]);
 
 impl Lanes {
-    /// Adds one element to every lane.
+    /// Adds `f(x, y)` to every lane.
     #[inline(always)]
-    fn add(&mut self, x: [f32; LANES]) {
-        self.0.iter_mut().zip(x).for_each(|(lane, x)| *lane += x);
+    fn add<X: Copy, Y: Copy>(&mut self, x: &[X; LANES], y: &[Y; LANES], f: impl Fn(X, Y) -> f32) {
+        for ((lane, x), y) in self.0.iter_mut().zip(x).zip(y) {
+            *lane += f(*x, *y);
+        }
     }
 
     /// The lanes added as a tree: distance 8, 4, 2, 1.
     #[inline(always)]
     fn total(self) -> f32 {
-        fn halve<const N: usize, const M: usize>(a: [f32; N]) -> [f32; M] {
-            core::array::from_fn(|j| a[j] + a[j + M])
-        }
-        let eight: [f32; 8] = halve(self.0);
-        let four: [f32; 4] = halve(eight);
-        let [a, b]: [f32; 2] = halve(four);
+        let eight: [f32; 8] = halve(&self.0);
+        let four: [f32; 4] = halve(&eight);
+        let [a, b]: [f32; 2] = halve(&four);
         a + b
     }
+}
+
+/// `a[j] + a[j + M]` for `j < M`, `a` holding `2 M` elements.
+#[inline(always)]
+fn halve<const M: usize>(a: &[f32]) -> [f32; M] {
+    let mut sums = [0.0; M];
+    for ((sum, low), high) in sums.iter_mut().zip(a).zip(a.iter().skip(M)) {
+        *sum = low + high;
+    }
+    sums
 }
 
 /// `Σ f(x[i], y[i])` in the fixed order, over the shorter of the two slices.
@@ -35,13 +44,13 @@ fn fold<X: Copy, Y: Copy>(x: &[X], y: &[Y], f: impl Fn(X, Y) -> f32 + Copy) -> f
     let mut lanes = Lanes([0.0; LANES]);
     let ((xs, x_tail), (ys, y_tail)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
     for (x, y) in xs.iter().zip(ys) {
-        lanes.add(core::array::from_fn(|i| f(x[i], y[i])));
+        lanes.add(x, y, f);
     }
     if !x_tail.is_empty() {
         // Lanes without an element get a zero, which changes nothing: a sum that began at +0 is never −0.
         let mut last = [0.0; LANES];
         last.iter_mut().zip(x_tail).zip(y_tail).for_each(|((l, x), y)| *l = f(*x, *y));
-        lanes.add(last);
+        lanes.add(&last, &last, |l, _| l);
     }
     lanes.total()
 }

@@ -54,7 +54,8 @@ fn a_key_may_leave_out_the_only_table_that_holds_it() {
 
 #[test]
 fn values_take_the_type_of_the_default() {
-    let config = set(&["phase7.profile=browser", "model.relu2=true", "model.mem_layers=[0, 1]", "run.seed = 9"]);
+    let config =
+        set(&["phase7.profile=browser", "model.relu2=true", "model.mem_layers=[0, 1]", "run.seed = 9"]);
     let config = config.unwrap();
     assert_eq!((&*config.phase7.profile, config.model.relu2, config.run.seed), ("browser", true, 9));
     assert_eq!(config.model.mem_layers, [0, 1]);
@@ -113,7 +114,8 @@ fn changes_are_told_by_section() {
 
 #[test]
 fn distance_counts_edits() {
-    for (a, b, edits) in [("", "", 0), ("steps", "stepz", 1), ("steps", "step", 1), ("kitten", "sitting", 3)] {
+    for (a, b, edits) in [("", "", 0), ("steps", "stepz", 1), ("steps", "step", 1), ("kitten", "sitting", 3)]
+    {
         assert_eq!(distance(a, b), edits);
         assert_eq!(distance(b, a), edits);
     }

@@ -24,6 +24,7 @@ pub struct LanguageModel {
     supervision: Vec<f32>,
     halt_weight: f32,
     halt_margin: f32,
+    halts: bool,
 }
 
 impl LanguageModel {
@@ -34,7 +35,21 @@ impl LanguageModel {
             supervision: cognate.supervision.clone(),
             halt_weight: cognate.halt_weight,
             halt_margin: cognate.halt_margin,
+            halts: true,
         }
+    }
+
+    /// Runs every recursion of every token: for the first stage, in which later recursions have yet to become
+    /// useful. A token that halts early there would never teach them.
+    pub fn without_halting(mut self) -> Self {
+        self.halts = false;
+        self
+    }
+
+    /// Every other step lets halted tokens really halt, so that the network learns to read the state they carry
+    /// forward; the steps between run every recursion, so that the halting head sees what each gains.
+    fn halts_at(&self, network: &Network, step: u64) -> bool {
+        self.halts && network.config().halting && step % 2 == 1
     }
 
     /// Replaces the batches, keeping everything else.
@@ -46,9 +61,7 @@ impl LanguageModel {
 impl Objective for LanguageModel {
     fn loss(&mut self, network: &Network, step: u64) -> Result<Tensor> {
         let batch = self.batcher.batch(step);
-        // Every other step lets halted tokens really halt, so that the network learns to read the state they
-        // carry forward; the steps between run every recursion, so that the halting head sees what each gains.
-        let halting = network.config().halting && step % 2 == 1;
+        let halting = self.halts_at(network, step);
         let forward = network.forward(&batch_ids(&batch)?, ForwardOptions { halting })?;
         self.supervised_loss(network, &forward, &batch, !halting)
     }
@@ -122,7 +135,7 @@ impl Objective for Distillation {
         let ids = batch_ids(&batch)?;
         let teacher = self.teacher.forward(&ids, ForwardOptions { halting: self.teacher.config().halting })?;
         let teacher = self.teacher.logits(teacher.answer())?;
-        let halting = network.config().halting && step % 2 == 1;
+        let halting = self.data.halts_at(network, step);
         let forward = network.forward(&ids, ForwardOptions { halting })?;
         let student = network.logits(forward.answer())?;
         let kl = loss::kl(&student, &teacher, &batch.weights, 1.0)?;

@@ -126,3 +126,6 @@ impl<F: FnMut(&mut [f32])> InplaceOp1 for InPlace<F> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

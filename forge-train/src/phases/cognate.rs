@@ -17,6 +17,8 @@ use crate::phases::common::{self, Prompting};
 use crate::pipeline::{ArtifactKind, Gate, Phase, PhaseContext, PhaseId, PhaseOutput};
 use crate::weights::Weights;
 
+/// Name of the first stage.
+const TRUNK: &str = "trunk";
 /// Share of each domain in the trunk's mix.
 const TRUNK_SHARES: [f32; 3] = [0.15, 0.2, 0.65];
 /// Share of a branch's own domain; the others keep the rest in equal parts.
@@ -42,7 +44,7 @@ impl Phase for Cognate {
         );
         let config = ctx.config.model_config(ctx.data.tokenizer.vocab());
         let start = Weights::init(&config, ctx.seed);
-        let trunk = self.stage(ctx, "trunk", &cfg.trunk, &start, &domains, TRUNK_SHARES, ctx.seed)?;
+        let trunk = self.stage(ctx, TRUNK, &cfg.trunk, &start, &domains, TRUNK_SHARES, ctx.seed)?;
         let mut artifacts = vec![("trunk".to_owned(), ctx.store.put_weights(&trunk.weights)?)];
         let mut branches = Vec::new();
         let mut metrics = BTreeMap::new();
@@ -76,6 +78,9 @@ impl Cognate {
         let sequences = domains.mix(shares, domains.len(), seed, name);
         let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, seed, name);
         let mut objective = LanguageModel::new(batches, &ctx.config.phase1);
+        if name == TRUNK {
+            objective = objective.without_halting();
+        }
         let stage = Stage {
             name,
             train: config,

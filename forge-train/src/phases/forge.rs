@@ -43,7 +43,7 @@ impl Phase for Forge {
         let mut objective = CurriculumObjective::new(ctx, &start, thoughts)?;
         let smallest = smallest_gradient(ctx, &start, &mut objective)?;
         let stage = Stage {
-            name: "quantisation-aware",
+            name: "quantisation_aware",
             train: &cfg.train,
             precision: Precision::TERNARY,
             lambda_share: cfg.lambda_share,
@@ -136,8 +136,8 @@ fn no_ste_control(ctx: &PhaseContext<'_>, start: &Weights, thoughts: bool) -> Re
         Ok(f64::from(train(ctx, &stage, start, &mut objective)?.final_loss))
     };
     Ok(Control {
-        with_ste: run("control-ste", &|_| false)?,
-        without_ste: run("control-no-ste", &|key| key.0.kind() == RoleKind::Projection)?,
+        with_ste: run("control_ste", &|_| false)?,
+        without_ste: run("control_no_ste", &|key| key.0.kind() == RoleKind::Projection)?,
     })
 }
 

@@ -173,7 +173,8 @@ fn decode(bytes: &[u8]) -> std::result::Result<Checkpoint, String> {
     let header: Header = serde_json::from_slice(json).map_err(|e| e.to_string())?;
     let mut state = BTreeMap::new();
     for (name, count) in header.values {
-        let length = usize::try_from(count).ok().and_then(|n| n.checked_mul(4)).ok_or("a value is too long")?;
+        let length =
+            usize::try_from(count).ok().and_then(|n| n.checked_mul(4)).ok_or("a value is too long")?;
         let (values, after) = rest.split_at_checked(length).ok_or("a value is cut off")?;
         let value = |chunk: &[u8; 4]| f32::from_le_bytes(*chunk);
         state.insert(name, values.as_chunks::<4>().0.iter().map(value).collect());

@@ -7,8 +7,17 @@ pub mod artifact;
 pub mod checkpoint;
 pub mod durable;
 pub mod handoff;
+pub mod lock;
+pub mod orchestrator;
 pub mod phase;
+pub mod plan;
+pub mod prepare;
+pub mod progress;
+pub mod session;
 pub mod stop;
+pub mod table;
+#[cfg(test)]
+mod testing;
 
 pub use artifact::ArtifactStore;
 pub use checkpoint::{Checkpoint, CheckpointDir};
@@ -16,4 +25,5 @@ pub use phase::{
     ArtifactKind, ArtifactRef, Gate, Phase, PhaseContext, PhaseId, PhaseOutput, PreparedData, Progress,
     Silent,
 };
+pub use session::Session;
 pub use stop::StopFlag;

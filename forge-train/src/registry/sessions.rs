@@ -17,8 +17,8 @@ pub enum Status {
     Completed,
     /// Stopped by an error or a failed gate.
     Failed,
-    /// Stopped by the user.
-    Interrupted,
+    /// Stopped by the user, or at the end of what was asked for; can be resumed.
+    Paused,
 }
 
 impl Status {
@@ -28,12 +28,12 @@ impl Status {
             Status::Running => "running",
             Status::Completed => "completed",
             Status::Failed => "failed",
-            Status::Interrupted => "interrupted",
+            Status::Paused => "paused",
         }
     }
 
     pub(super) fn parse(name: &str) -> rusqlite::Result<Self> {
-        [Self::Running, Self::Completed, Self::Failed, Self::Interrupted]
+        [Self::Running, Self::Completed, Self::Failed, Self::Paused]
             .into_iter()
             .find(|status| status.name() == name)
             .ok_or_else(|| corrupt(format!("unknown status `{name}`")))

@@ -61,7 +61,7 @@ fn a_phase_is_read_back_as_returned() {
     registry.record_artifact("s", &a).unwrap();
     registry.record_artifact("s", &a).unwrap();
     registry.start_phase("s", PhaseId::Cognate, &["p".into()]).unwrap();
-    registry.stop_phase("s", PhaseId::Cognate, Status::Interrupted, None, 1.5).unwrap();
+    registry.stop_phase("s", PhaseId::Cognate, Status::Paused, None, 1.5).unwrap();
     registry.start_phase("s", PhaseId::Cognate, &["q".into()]).unwrap();
     let returned = registry.finish_phase("s", PhaseId::Cognate, &output(&a, true), 2.0).unwrap();
     let rows = registry.phases("s").unwrap();

@@ -65,11 +65,18 @@ fn for_rows<const G: usize>(
 /// The sum of the lanes, by halves, which vector registers are good at.
 #[inline(always)]
 fn total_of(lanes: [i32; LANES]) -> i32 {
-    fn halve<const N: usize, const M: usize>(a: [i32; N]) -> [i32; M] {
-        core::array::from_fn(|j| a[j] + a[j + M])
-    }
-    let eight: [i32; 8] = halve(lanes);
-    let four: [i32; 4] = halve(eight);
-    let [a, b]: [i32; 2] = halve(four);
+    let eight: [i32; 8] = halve(&lanes);
+    let four: [i32; 4] = halve(&eight);
+    let [a, b]: [i32; 2] = halve(&four);
     a + b
+}
+
+/// `a[j] + a[j + M]` for `j < M`, `a` holding `2 M` elements.
+#[inline(always)]
+fn halve<const M: usize>(a: &[i32]) -> [i32; M] {
+    let mut sums = [0; M];
+    for ((sum, low), high) in sums.iter_mut().zip(a).zip(a.iter().skip(M)) {
+        *sum = low + high;
+    }
+    sums
 }

@@ -101,9 +101,9 @@ mod tests {
 
     #[test]
     fn stored_books_use_all_of_int8() {
-        let quantised = Quantised::new(&Book::new(2, [[0.5, -1.0], [0.25, 0.0]].into_iter()));
-        assert_eq!(quantised.entries, [63, -127, 32, 0]);
-        assert!((quantised.value(0, 1) + 1.0).abs() < 1e-3);
+        let quantised = Quantised::new(&Book::new(2, [[0.5, -1.27], [0.25, 0.0]].into_iter()));
+        assert_eq!(quantised.entries, [50, -127, 25, 0]);
+        assert!((quantised.value(0, 1) + 1.27).abs() < 1e-3);
         let zero = Quantised::new(&Book::new(2, [[0.0, 0.0]].into_iter()));
         assert_eq!((zero.scale, zero.entries), (f16::ZERO, vec![0, 0]));
     }

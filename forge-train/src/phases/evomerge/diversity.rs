@@ -46,8 +46,8 @@ impl Sample {
     }
 }
 
-/// Distance of two deltas, `‖a − b‖ / (‖a‖ + ‖b‖)`: 0 for equal ones, 1/√2 for orthogonal ones of equal length, 1 for
-/// opposite ones. Deltas and not weights, since the common base would drown every difference.
+/// Distance of two deltas, `‖a − b‖ / (‖a‖ + ‖b‖)`: 0 for equal ones, 1/√2 for orthogonal ones of equal
+/// length, 1 for opposite ones. Deltas and not weights, since the common base would drown every difference.
 pub fn distance(a: &[f64], b: &[f64]) -> f64 {
     let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
     let lengths = norm(&mut a.iter().copied()) + norm(&mut b.iter().copied());

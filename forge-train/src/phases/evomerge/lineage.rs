@@ -1,5 +1,5 @@
-//! How every individual came about. An individual is not its weights but the way to them: a few numbers, from which
-//! the weights can be made again.
+//! How every individual came about. An individual is not its weights but the way to them: a few numbers, from
+//! which the weights can be made again.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -54,8 +54,8 @@ pub struct Founders<'a> {
 
 /// A family tree: identity (SHA-256 in hexadecimal) to origin.
 ///
-/// An identity covers the founders' content and the whole way from them, so equal identities mean equal weights, in
-/// this run and in any other. That makes it the key of the cache of losses.
+/// An identity covers the founders' content and the whole way from them, so equal identities mean equal
+/// weights, in this run and in any other. That makes it the key of the cache of losses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lineage {
     /// Hash of the founders' content.
@@ -116,7 +116,8 @@ impl Lineage {
         }
     }
 
-    /// Makes an individual again from the founders alone. Every ancestor is made once; all needed at a time are held.
+    /// Makes an individual again from the founders alone. Every ancestor is made once; all needed at a time
+    /// are held.
     ///
     /// # Errors
     /// When the tree has no such individual, lacks an ancestor, or was grown on other founders.

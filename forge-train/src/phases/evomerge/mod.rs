@@ -1,8 +1,9 @@
 //! Phase 2: several specialists of one trunk become one model, by evolving merges of their weights.
 //!
 //! [`operators`] are pure functions of weights, [`recipe`] chains three of them, [`lineage`] says how every
-//! individual came about, and [`evolve`](mod@evolve) searches. Merging presupposes a common ancestor: networks trained
-//! from different initialisations lie in different basins and average to noise, which [`barrier`] measures.
+//! individual came about, and [`evolve`](mod@evolve) searches. Merging presupposes a common ancestor:
+//! networks trained from different initialisations lie in different basins and average to noise, which
+//! [`barrier`] measures.
 
 pub mod barrier;
 pub mod config;

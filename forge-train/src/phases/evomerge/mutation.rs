@@ -17,8 +17,8 @@ pub enum Space {
         fraction: f32,
     },
     /// For every block, and for all that is outside the blocks, `Σ_i ε_i (original_i − base)` is added, with
-    /// ε ~ N(0, sigma²): a move in the span of what the originals learned, where a random step has a fair chance to
-    /// help, which in the space of all weights it has not.
+    /// ε ~ N(0, sigma²): a move in the span of what the originals learned, where a random step has a fair
+    /// chance to help, which in the space of all weights it has not.
     Task,
 }
 

@@ -51,9 +51,9 @@ impl Combination {
     /// Number of combinations.
     pub const COUNT: u8 = 8;
 
-    /// The combination numbered `bits` (0 to 7, higher bits ignored). Bit 0, the least significant, is the first
-    /// stage: 0 linear, 1 SLERP; bit 1 the second: 0 DARE, 1 TIES; bit 2 the third: 0 FrankenMerge, 1 DFS. So
-    /// `0b001`, number 1, is SLERP, DARE, FrankenMerge.
+    /// The combination numbered `bits` (0 to 7, higher bits ignored). Bit 0, the least significant, is the
+    /// first stage: 0 linear, 1 SLERP; bit 1 the second: 0 DARE, 1 TIES; bit 2 the third: 0 FrankenMerge, 1
+    /// DFS. So `0b001`, number 1, is SLERP, DARE, FrankenMerge.
     pub fn from_bits(bits: u8) -> Self {
         let bit = |n: u8| bits >> n & 1 == 1;
         Self {
@@ -118,16 +118,18 @@ impl Recipe {
         }
     }
 
-    /// For FrankenMerge, where each of `layers` blocks comes from: 0 the first stage, 1 the second, 2 the best parent.
+    /// For FrankenMerge, where each of `layers` blocks comes from: 0 the first stage, 1 the second, 2 the
+    /// best parent.
     pub fn donors(&self, layers: usize) -> Vec<usize> {
         Pattern::Shuffled { seed: self.seed }.donors(layers, 3)
     }
 
-    /// Merges `parents`, given in the order of [`Recipe::parents`] (the best first), which share the ancestor `base`.
-    ///
-    /// 1. The parents are interpolated. 2. Their deltas, with weights normalised to 1, are merged onto the base.
-    /// 3. Of these two and the best parent, FrankenMerge takes each block from one, in a seeded, even distribution,
-    ///    and all that is outside the blocks from the best parent; DFS weighs the three per tensor.
+    /// Merges `parents`, given in the order of [`Recipe::parents`] (the best first), which share the ancestor
+    /// `base`:
+    /// 1. The parents are interpolated.
+    /// 2. Their deltas, with weights normalised to 1, are merged onto the base.
+    /// 3. Of these two and the best parent, FrankenMerge takes each block from one, in a seeded, even
+    ///    distribution, and all that is outside the blocks from the best parent; DFS weighs the three per tensor.
     ///
     /// # Errors
     /// When the recipe does not fit the parents, they differ in shape, or a number is out of range.
@@ -208,8 +210,9 @@ mod tests {
 
     #[test]
     fn stages_are_chained_as_documented() {
-        // Constant models: base 0, parents 2 and 6. Linear gives 4, DARE at density 1 the mean delta 4 as well, times
-        // lambda 0.5 is 2, and the best parent is 2. DFS has no variance to go by and averages 4, 2 and 2.
+        // Constant models: base 0, parents 2 and 6. Linear gives 4, DARE at density 1 the mean delta 4 as
+        // well, times lambda 0.5 is 2, and the best parent is 2. DFS has no variance to go by and averages 4,
+        // 2 and 2.
         let (base, a, b) = (model_of(0.0), model_of(2.0), model_of(6.0));
         let merged = Recipe { lambda: 0.5, ..recipe(0b100, 2) }.apply(&[&a, &b], &base).unwrap();
         assert!(values(&merged).all(|v| (v - 8.0 / 3.0).abs() < 1e-6));

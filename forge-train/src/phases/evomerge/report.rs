@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Measures of one generation. Losses: lower is better; individuals that could not be judged (not finite) are left
-/// out of mean, worst and deviation.
+/// Measures of one generation. Losses: lower is better; individuals that could not be judged (not finite) are
+/// left out of mean, worst and deviation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Generation {
     /// Number, from 0.

@@ -54,7 +54,7 @@ pub struct Contract {
     pub required: &'static [&'static str],
     /// Bounds of metrics; a metric with a bound must be there too.
     pub limits: Vec<Limit>,
-    /// Whether the file may not be larger than the source's input.
+    /// Whether what the device reads (the file without its card) may not be larger than the source's input.
     pub no_growth: bool,
 }
 
@@ -165,7 +165,8 @@ fn terms(source: PhaseId, config: &Config) -> (&'static [&'static str], Vec<Limi
         ),
         PhaseId::Baking => (&[], vec![bits, share("tool_success_rate"), share("persona_consistency")]),
         PhaseId::Edge => (
-            &["inference_latency_ms"],
+            // What the device needs beside the file; a latency would be a time, which no output may hold.
+            &["model_size_mb", "workspace_bytes"],
             vec![
                 bits,
                 Limit::new("bytes", 1.0, largest),

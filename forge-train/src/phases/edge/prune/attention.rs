@@ -7,17 +7,17 @@ use super::{both_halves, columns, compensation, rebuild, rows};
 use crate::error::{Error, Result};
 use crate::weights::{Matrix, Weights};
 
-/// The query heads kept in one block: a list for each key/value head kept, in rising order. Query head `h` reads
-/// key/value head `h / (heads / kv_heads)`.
+/// The query heads kept in one block: a list for each key/value head kept, in rising order. Query head `h`
+/// reads key/value head `h / (heads / kv_heads)`.
 pub type HeadGroups = Vec<Vec<usize>>;
 
 /// Keeps the query heads `keep[block]` and the key/value heads they read: their rows of `Qkv` and columns of
-/// `AttnOut`; in a block with memory also their channels of what the memory is read into and gated by (rows of
-/// `MemOut` and `MemGate2`, columns of both halves of `MemGate1`).
+/// `AttnOut`; in a block with memory also their channels of what the memory is read into and gated by (rows
+/// of `MemOut` and `MemGate2`, columns of both halves of `MemGate1`).
 ///
 /// # Errors
-/// When a block keeps another number of groups or of heads a group than the others, or a head that does not exist or
-/// belongs to another group.
+/// When a block keeps another number of groups or of heads a group than the others, or a head that does not
+/// exist or belongs to another group.
 pub fn keep_attention(w: &Weights, keep: &[HeadGroups]) -> Result<Weights> {
     let old = &w.config;
     let [groups, members] = check(keep, old)?;
@@ -74,8 +74,9 @@ fn check(keep: &[HeadGroups], config: &ModelConfig) -> Result<[usize; 2]> {
 }
 
 /// The best heads: from `scores[block][query head]` (higher is more important), in every key/value group the
-/// `members` best heads, and of the groups the `groups` whose chosen heads have the largest sum of squares. A group
-/// that holds a head in `guard[block]` goes first, and so does that head in it. Of equals the earlier stays.
+/// `members` best heads, and of the groups the `groups` whose chosen heads have the largest sum of squares. A
+/// group that holds a head in `guard[block]` goes first, and so does that head in it. Of equals the earlier
+/// stays.
 ///
 /// # Errors
 /// When there are not `heads` scores for every block, or more is asked for than there is.

@@ -7,8 +7,8 @@ use super::{both_halves, check_choice, columns, compensation, rebuild, rows};
 use crate::error::Result;
 use crate::weights::Weights;
 
-/// Keeps the feed-forward channels `keep[block]`, rising: rows of the gate and of the up half of `GateUp`, columns of
-/// `Down`.
+/// Keeps the feed-forward channels `keep[block]`, rising: rows of the gate and of the up half of `GateUp`,
+/// columns of `Down`.
 ///
 /// # Errors
 /// When the choice does not fit the model, or differs in number between blocks.
@@ -27,8 +27,8 @@ pub fn keep_ffn(w: &Weights, keep: &[Vec<usize>]) -> Result<Weights> {
     })
 }
 
-/// Keeps the memory channels `keep[block]`, rising, none for a block without memory: rows of both halves of `MemIn`,
-/// entries of `MemBias`, columns of `MemOut`.
+/// Keeps the memory channels `keep[block]`, rising, none for a block without memory: rows of both halves of
+/// `MemIn`, entries of `MemBias`, columns of `MemOut`.
 ///
 /// # Errors
 /// As [`keep_ffn`].

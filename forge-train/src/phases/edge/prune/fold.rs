@@ -7,10 +7,10 @@ use super::rebuild;
 use crate::error::Result;
 use crate::weights::{Matrix, Weights};
 
-/// Multiplies the gain of the norm before attention into the columns of `Qkv` and `MemIn`, that of the norm before the
-/// feed-forward network into the columns of `GateUp`, and drops both. `W (x ⊙ g) = (W ⊙ g) x`, so the function of
-/// float weights stays, up to rounding. It does not for ternary ones, whose trits have no scale for each column:
-/// fold before quantising, and train on. A model without gains is returned as it is.
+/// Multiplies the gain of the norm before attention into the columns of `Qkv` and `MemIn`, that of the norm
+/// before the feed-forward network into the columns of `GateUp`, and drops both. `W (x ⊙ g) = (W ⊙ g) x`, so
+/// the function of float weights stays, up to rounding. It does not for ternary ones, whose trits have no
+/// scale for each column: fold before quantising, and train on. A model without gains is returned as it is.
 ///
 /// # Errors
 /// When the model is inconsistent.

@@ -6,8 +6,8 @@ use forge_formats::role::Role;
 use crate::error::{Error, Result};
 use crate::weights::Weights;
 
-/// Root mean square of what enters the projections behind the prunable widths, over the tokens and recursions of a
-/// calibration set: after the norm, one list of channels for each block.
+/// Root mean square of what enters the projections behind the prunable widths, over the tokens and recursions
+/// of a calibration set: after the norm, one list of channels for each block.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Activations {
     /// Inputs of `Down`, `ffn` channels.
@@ -41,9 +41,10 @@ impl Activations {
     }
 }
 
-/// Importance of the input channels of projection `role`, in every block: `‖W[:, j]‖₂ · rms(x_j)`, the root mean
-/// square of what channel `j` adds to the output. This is Wanda's `|w_ij| · ‖x_j‖` (Sun et al. 2024) gathered over a
-/// column, as fits the removal of whole columns. Blocks that have no such projection get an empty list.
+/// Importance of the input channels of projection `role`, in every block: `‖W[:, j]‖₂ · rms(x_j)`, the root
+/// mean square of what channel `j` adds to the output. This is Wanda's `|w_ij| · ‖x_j‖` (Sun et al. 2024)
+/// gathered over a column, as fits the removal of whole columns. Blocks that have no such projection get an
+/// empty list.
 ///
 /// # Errors
 /// When `rms` does not have one number for every input channel of every block.
@@ -73,8 +74,8 @@ pub(super) fn head_scores(channels: &[Vec<f32>], head_dim: usize) -> Vec<Vec<f32
     channels.iter().map(|block| block.chunks(head_dim.max(1)).map(head).collect()).collect()
 }
 
-/// In every block the `count` channels of highest score, in rising order. Channels in `guard[block]` go first; of
-/// equals the earlier. Blocks without scores keep none.
+/// In every block the `count` channels of highest score, in rising order. Channels in `guard[block]` go
+/// first; of equals the earlier. Blocks without scores keep none.
 ///
 /// # Errors
 /// When a block has fewer channels, or guards more, than `count`.

@@ -1,12 +1,13 @@
-//! Structured pruning: whole channels, heads and blocks are removed, so the model that remains is an ordinary one,
-//! smaller in bytes, in work and in caches, and no decoder needs to know.
+//! Structured pruning: whole channels, heads and blocks are removed, so the model that remains is an ordinary
+//! one, smaller in bytes, in work and in caches, and no decoder needs to know.
 //!
-//! All sizes of a model are the same in every block, so every block loses as many channels as the others. That is
-//! also the better choice: a ranking across blocks concentrates on one and hurts more than caps per block.
+//! All sizes of a model are the same in every block, so every block loses as many channels as the others.
+//! That is also the better choice: a ranking across blocks concentrates on one and hurts more than caps per
+//! block.
 //!
-//! Every width pruned here is the input of a gain-free RMSNorm. Fewer channels make its mean square larger and its
-//! output smaller, by √(kept / before) where the removed channels were zero; the next projection's columns are
-//! multiplied by the inverse. So removing channels equals masking them, up to `norm_eps`.
+//! Every width pruned here is the input of a gain-free RMSNorm. Fewer channels make its mean square larger
+//! and its output smaller, by √(kept / before) where the removed channels were zero; the next projection's
+//! columns are multiplied by the inverse. So removing channels equals masking them, up to `norm_eps`.
 
 mod attention;
 mod blocks;
@@ -72,8 +73,8 @@ fn both_halves(keep: &[usize], offset: usize) -> Vec<usize> {
     keep.iter().copied().chain(keep.iter().map(|k| k + offset)).collect()
 }
 
-/// Checks that every block keeps equally many channels, at least one, rising and below `width`; returns how many.
-/// Blocks for which `applies` is false must keep none.
+/// Checks that every block keeps equally many channels, at least one, rising and below `width`; returns how
+/// many. Blocks for which `applies` is false must keep none.
 fn check_choice(
     keep: &[Vec<usize>],
     config: &ModelConfig,

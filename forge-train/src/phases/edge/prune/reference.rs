@@ -1,5 +1,5 @@
-//! A plain f64 forward pass of docs/numerics.md (float weights, no halting) with channels that can be masked: the
-//! independent judge of pruning, for tests only.
+//! A plain f64 forward pass of docs/numerics.md (float weights, no halting) with channels that can be masked:
+//! the independent judge of pruning, for tests only.
 
 use forge_formats::config::{Activation, ModelConfig};
 use forge_formats::role::Role;

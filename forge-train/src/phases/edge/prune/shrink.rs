@@ -66,8 +66,9 @@ impl Sizes {
     }
 }
 
-/// Parts that stay whatever their score, by block: for instance the heads that copy arguments of tool calls. A guard
-/// on a block (`blocks`) keeps the block; its widths are pruned like those of the others, since all are equal.
+/// Parts that stay whatever their score, by block: for instance the heads that copy arguments of tool calls.
+/// A guard on a block (`blocks`) keeps the block; its widths are pruned like those of the others, since all
+/// are equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guard {
     /// Query heads.
@@ -80,9 +81,9 @@ pub struct Guard {
     pub blocks: Vec<usize>,
 }
 
-/// Prunes `w` to `sizes` by importance: widths first, then depth (as Minitron, Muralidharan et al. 2024). Activations
-/// are those of `w`; the score of a width does not depend on the removal of another. Recovery training is the
-/// caller's part.
+/// Prunes `w` to `sizes` by importance: widths first, then depth (as Minitron, Muralidharan et al. 2024).
+/// Activations are those of `w`; the score of a width does not depend on the removal of another. Recovery
+/// training is the caller's part.
 ///
 /// # Errors
 /// When sizes, activations or guards do not fit the model.

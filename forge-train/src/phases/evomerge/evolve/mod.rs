@@ -1,15 +1,15 @@
 //! The search: a small population of merges, judged on held-out data, improves generation by generation.
 //!
-//! Generation 0 holds the eight combinations. Each later one keeps the elite as it is, adds mutated copies of it, and
-//! merges the losers, in groups, to one child a group. The originals stay eligible for the elite throughout, so the
-//! champion is never worse than the best of them on the data judged by.
+//! Generation 0 holds the eight combinations. Each later one keeps the elite as it is, adds mutated copies of
+//! it, and merges the losers, in groups, to one child a group. The originals stay eligible for the elite
+//! throughout, so the champion is never worse than the best of them on the data judged by.
 //!
-//! Everything follows from the founders, the settings, the seed and the losses. A search that was interrupted is
-//! resumed by running it again with the losses already known ([`Objective::known`]): it takes the same course
-//! without judging anything twice.
+//! Everything follows from the founders, the settings, the seed and the losses. A search that was interrupted
+//! is resumed by running it again with the losses already known ([`Objective::known`]): it takes the same
+//! course without judging anything twice.
 //!
-//! Host memory: the population, the originals, the base and two intermediate models; candidates are judged one by
-//! one, so the device never holds more than one.
+//! Host memory: the population, the originals, the base and two intermediate models; candidates are judged
+//! one by one, so the device never holds more than one.
 
 mod search;
 #[cfg(test)]
@@ -67,8 +67,9 @@ pub struct Evolution {
 /// Evolves merges of the founders' originals, under `config` and `seed`.
 ///
 /// # Errors
-/// [`Error::Config`] when the settings are invalid, there are fewer than two originals, they differ in shape, or one
-/// of them has no finite loss; [`Error::Interrupted`] when the objective asks to stop; what the objective returns.
+/// [`Error::Config`] when the settings are invalid, there are fewer than two originals, they differ in shape,
+/// or one of them has no finite loss; [`Error::Interrupted`] when the objective asks to stop; what the
+/// objective returns.
 pub fn evolve<O: Objective + ?Sized>(
     founders: Founders<'_>,
     config: &EvolveConfig,

@@ -144,9 +144,8 @@ impl<'a, 'o, O: Objective + ?Sized> Search<'a, 'o, O> {
 
         let mut mutants = Vec::new();
         for parent in &elite {
-            for copy in 0..self.config.mutants {
-                let slot = mutants.len();
-                mutants.push(self.mutate(parent, slot, copy)?);
+            for _ in 0..self.config.mutants {
+                mutants.push(self.mutate(parent, mutants.len())?);
             }
         }
         elite.extend(mutants);
@@ -165,15 +164,17 @@ impl<'a, 'o, O: Objective + ?Sized> Search<'a, 'o, O> {
         self.admit(Origin::Merge(recipe), parents)
     }
 
-    /// A mutated copy; even copies move in task space, odd ones by noise.
-    fn mutate(&mut self, parent: &Member<'a>, slot: usize, copy: usize) -> Result<Member<'a>> {
+    /// A mutated copy, every fourth by noise and the others in task space. Most steps are shorter than the
+    /// configured one, down to an eighth: the nearer the optimum, the shorter the steps that still help.
+    fn mutate(&mut self, parent: &Member<'a>, slot: usize) -> Result<Member<'a>> {
         let c = self.config;
-        let (space, sigma) = match copy % 2 {
-            0 => (Space::Task, c.task_sigma),
-            _ => (Space::Noise { fraction: c.noise_fraction }, c.noise_sigma),
+        let (space, sigma) = match slot % 4 {
+            3 => (Space::Noise { fraction: c.noise_fraction }, c.noise_sigma),
+            _ => (Space::Task, c.task_sigma),
         };
-        let seed = draw_seed(&mut self.stream("mutate", slot));
-        let mutation = Mutation { space, sigma: sigma * self.scale, seed };
+        let mut rng = self.stream("mutate", slot);
+        let shorter = (-3.0 * rng.uniform()).exp2();
+        let mutation = Mutation { space, sigma: sigma * self.scale * shorter, seed: draw_seed(&mut rng) };
         self.admit(Origin::Mutation { parent: parent.id.clone(), mutation }, &[parent])
     }
 

@@ -191,12 +191,13 @@ fn all_techniques_are_tried_and_counted() {
     let merges: u32 = report.combinations.iter().map(|t| t.tried).sum();
     assert_eq!([merges; 3], [of(["linear", "slerp"]), of(["dare", "ties"]), of(["franken", "dfs"])]);
     assert_eq!(merges, 8 + 10 * 2);
-    assert_eq!(of(["task", "noise"]), 10 * 4);
+    assert_eq!([report.techniques["task"].tried, report.techniques["noise"].tried], [10 * 3, 10]);
 }
 
 #[test]
 fn lost_diversity_is_answered() {
-    // A floor that no population reaches reseeds every time and lets mutations grow to their limit; one of 0 never.
+    // A floor that no population reaches reseeds every time and lets mutations grow to their limit; one of 0
+    // never.
     let loud = EvolveConfig { generations: 6, diversity_reseed: 1.0, diversity_raise: 1.0, ..patient() };
     let quiet = EvolveConfig { generations: 6, diversity_reseed: 0.0, diversity_raise: 0.0, ..patient() };
     let loud = run(&loud, 1, &mut Distance::to(mixed_target())).unwrap();

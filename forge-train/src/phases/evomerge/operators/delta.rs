@@ -23,8 +23,8 @@ pub struct Dare {
     pub lambda: f32,
     /// Names the random choice of entries.
     pub seed: u64,
-    /// Whether entries that disagree with the elected sign are dropped (`dare_ties` of mergekit, which does not
-    /// divide by the weights that agree).
+    /// Whether entries that disagree with the elected sign are dropped (`dare_ties` of mergekit, which does
+    /// not divide by the weights that agree).
     pub elect_sign: bool,
 }
 
@@ -39,7 +39,8 @@ enum Consensus {
     ElectedMean,
 }
 
-/// Task arithmetic (Ilharco et al. 2023): `base + λ Σ w_i δ_i`. Weights are taken as they are; a negative one unlearns.
+/// Task arithmetic (Ilharco et al. 2023): `base + λ Σ w_i δ_i`. Weights are taken as they are; a negative one
+/// unlearns.
 ///
 /// # Errors
 /// When the models differ in shape, or the weights in number or are not finite.
@@ -47,9 +48,9 @@ pub fn task_arithmetic(base: &Weights, models: &[&Weights], weights: &[f32], lam
     merge(base, models, weights, lambda, Consensus::Sum, |_, _, _| ())
 }
 
-/// TIES (Yadav et al. 2023): each delta is trimmed to its `density` largest entries per tensor, every position elects
-/// the sign of `Σ w_i δ_i` (0 counts as +), and the entries of that sign are averaged:
-/// `base + λ · Σ_agree w_i δ_i / Σ_agree w_i`.
+/// TIES (Yadav et al. 2023): each delta is trimmed to its `density` largest entries per tensor, every
+/// position elects the sign of `Σ w_i δ_i` (0 counts as +), and the entries of that sign are averaged: `base
+/// + λ · Σ_agree w_i δ_i / Σ_agree w_i`.
 ///
 /// # Errors
 /// As [`task_arithmetic`], or when the density is outside (0, 1].
@@ -58,9 +59,9 @@ pub fn ties(base: &Weights, models: &[&Weights], weights: &[f32], how: Ties) -> 
     merge(base, models, weights, how.lambda, Consensus::ElectedMean, |_, _, delta| trim(delta, how.density))
 }
 
-/// DARE (Yu et al. 2024): every entry of a delta is kept with probability `density` and then divided by it, so that
-/// its expectation stays; the deltas are then summed as in [`task_arithmetic`]. The choice of entries depends on the
-/// seed, the model's place in `models` and the tensor. Each model draws its own.
+/// DARE (Yu et al. 2024): every entry of a delta is kept with probability `density` and then divided by it,
+/// so that its expectation stays; the deltas are then summed as in [`task_arithmetic`]. The choice of entries
+/// depends on the seed, the model's place in `models` and the tensor. Each model draws its own.
 ///
 /// # Errors
 /// As [`task_arithmetic`], or when the density is outside (0, 1].
@@ -128,19 +129,22 @@ fn combine(deltas: &[Vec<f64>], weights: &[f32], consensus: Consensus, i: usize)
     }
 }
 
-/// Zeroes all but the `density · n` entries of largest magnitude (rounded down, at least one); of equals, the earlier
-/// stays.
+/// Zeroes all but the `density · n` entries of largest magnitude (rounded down, at least one); of equals, the
+/// earlier stays.
 fn trim(delta: &mut [f64], density: f32) {
     let keep = ((f64::from(density) * delta.len() as f64) as usize).max(1);
     if keep >= delta.len() {
         return;
     }
-    let mut order: Vec<usize> = (0..delta.len()).collect();
-    order.select_nth_unstable_by(keep, |&a, &b| {
-        delta[b].abs().total_cmp(&delta[a].abs()).then_with(|| a.cmp(&b))
-    });
-    for &i in &order[keep..] {
-        delta[i] = 0.0;
+    let mut sizes: Vec<f64> = delta.iter().map(|d| d.abs()).collect();
+    let (larger, &mut threshold, _) = sizes.select_nth_unstable_by(keep - 1, |a, b| b.total_cmp(a));
+    let mut equals = keep - larger.iter().filter(|&&d| d > threshold).count();
+    for d in delta {
+        let stays = d.abs() > threshold || d.abs() == threshold && equals > 0;
+        equals -= usize::from(stays && d.abs() == threshold);
+        if !stays {
+            *d = 0.0;
+        }
     }
 }
 

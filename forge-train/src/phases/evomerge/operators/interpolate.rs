@@ -25,10 +25,11 @@ pub fn linear(models: &[&Weights], weights: &[f32]) -> Result<Weights> {
 
 /// Spherical interpolation (Shoemake 1985) of any number of models, tensor by tensor.
 ///
-/// Two tensors `a`, `b` at `t` give `sin((1−t)θ)/sin θ · a + sin(tθ)/sin θ · b`, where `cos θ` is the dot product of
-/// their unit vectors; beyond |cos θ| = 0.9995, or when one of them is zero and so has no direction, `(1−t)a + tb`.
-/// More than two are folded from the left with `t_i = w_i / Σ_{j≤i} w_j`, so that collinear tensors get exactly the
-/// shares asked for (three equal weights: t = 1/2, then 1/3). The result depends on the order of the models.
+/// Two tensors `a`, `b` at `t` give `sin((1−t)θ)/sin θ · a + sin(tθ)/sin θ · b`, where `cos θ` is the dot
+/// product of their unit vectors; beyond |cos θ| = 0.9995, or when one of them is zero and so has no
+/// direction, `(1−t)a + tb`. More than two are folded from the left with `t_i = w_i / Σ_{j≤i} w_j`, so that
+/// collinear tensors get exactly the shares asked for (three equal weights: t = 1/2, then 1/3). The result
+/// depends on the order of the models.
 ///
 /// # Errors
 /// As [`linear`].

@@ -1,8 +1,8 @@
 //! Merge operators: pure functions of models that share one shape.
 //!
-//! Each follows the definition of its paper, in the conventions of mergekit where the two leave room: tensors are
-//! flattened and treated one by one, `delta_i = W_i − W_base`. Values are combined in f64 and rounded to f32 once,
-//! in an order that does not depend on the number of threads.
+//! Each follows the definition of its paper, in the conventions of mergekit where the two leave room: tensors
+//! are flattened and treated one by one, `delta_i = W_i − W_base`. Values are combined in f64 and rounded to
+//! f32 once, in an order that does not depend on the number of threads.
 
 mod delta;
 mod interpolate;
@@ -18,8 +18,8 @@ pub use delta::{Dare, Ties, dare, task_arithmetic, ties};
 pub use interpolate::{linear, slerp};
 pub use select::{Pattern, best_donors, dfs, franken};
 
-/// Builds a model tensor by tensor, in parallel; `make` gets the key and the template's matrix and returns as many
-/// values.
+/// Builds a model tensor by tensor, in parallel; `make` gets the key and the template's matrix and returns as
+/// many values.
 pub(crate) fn build(template: &Weights, make: impl Fn(Key, &Matrix) -> Vec<f32> + Sync) -> Weights {
     let tensors: Vec<(&Key, &Matrix)> = template.tensors.iter().collect();
     let made: Vec<(Key, Matrix)> = tensors
@@ -34,8 +34,9 @@ pub(crate) fn slices<'a>(models: &[&'a Weights], key: Key) -> Vec<&'a [f32]> {
     models.iter().map(|w| w.get(key.0, key.1).data.as_slice()).collect()
 }
 
-/// Checks that there is at least one model and that all have the same tensors as the first. Halting thresholds may
-/// differ: they are a setting of the run, and the result takes that of the model that gives it its shape.
+/// Checks that there is at least one model and that all have the same tensors as the first. Halting
+/// thresholds may differ: they are a setting of the run, and the result takes that of the model that gives it
+/// its shape.
 ///
 /// # Errors
 /// [`Error::Config`] naming the first model that differs.
@@ -70,7 +71,8 @@ pub(crate) fn check_weights(models: usize, weights: &[f32]) -> Result<()> {
 /// Shares that sum to 1, in proportion to non-negative `weights`.
 ///
 /// # Errors
-/// [`Error::Config`] when a weight is negative or not finite, when their number is not `models`, or when all are 0.
+/// [`Error::Config`] when a weight is negative or not finite, when their number is not `models`, or when all
+/// are 0.
 pub(crate) fn shares(models: usize, weights: &[f32]) -> Result<Vec<f64>> {
     check_weights(models, weights)?;
     if let Some(i) = weights.iter().position(|&w| w < 0.0) {

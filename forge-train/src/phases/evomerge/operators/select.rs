@@ -50,8 +50,8 @@ impl Pattern {
     }
 }
 
-/// For every block the donor of the lowest score (a loss: for instance that of a reference model whose block was
-/// replaced by the donor's); of equals the first. `scores[donor][block]`; NaN never wins over a number.
+/// For every block the donor of the lowest score (a loss: for instance that of a reference model whose block
+/// was replaced by the donor's); of equals the first. `scores[donor][block]`; NaN never wins over a number.
 ///
 /// # Errors
 /// When there is no donor or the donors have different numbers of scores.
@@ -67,8 +67,8 @@ pub fn best_donors(scores: &[Vec<f64>]) -> Result<Vec<usize>> {
     Ok((0..blocks).map(best).collect())
 }
 
-/// FrankenMerge (mergekit `passthrough` at constant depth): block `l` is that of `donors[blocks[l]]`, everything
-/// outside the blocks is that of `donors[rest]`, the best donor.
+/// FrankenMerge (mergekit `passthrough` at constant depth): block `l` is that of `donors[blocks[l]]`,
+/// everything outside the blocks is that of `donors[rest]`, the best donor.
 ///
 /// # Errors
 /// When the donors differ in shape, there is not one choice for each block, or a choice is no donor.
@@ -84,13 +84,14 @@ pub fn franken(donors: &[&Weights], blocks: &[usize], rest: usize) -> Result<Wei
     }))
 }
 
-/// DFS, inverse-variance weighting per tensor: `Σ_d c_d T_d` with `c_d ∝ prior_d / (var_d + ε)`, normalised to 1,
-/// where `var_d` is the population variance of the entries of donor `d`'s delta `T_d − base` and `ε` is 1 % of the
-/// donors' mean variance. A donor that moved a tensor little and evenly from the base counts for more than one
-/// that moved it far, as a measurement of small variance does. `prior` carries the donors' importance. Tensors that
-/// no donor moved are averaged by the prior alone.
+/// DFS, inverse-variance weighting per tensor: `Σ_d c_d T_d` with `c_d ∝ prior_d / (var_d + ε)`, normalised
+/// to 1, where `var_d` is the population variance of the entries of donor `d`'s delta `T_d − base` and `ε` is
+/// 1 % of the donors' mean variance. A donor that moved a tensor little and evenly from the base counts for
+/// more than one that moved it far, as a measurement of small variance does. `prior` carries the donors'
+/// importance. Tensors that no donor moved are averaged by the prior alone.
 ///
-/// (DFS is also the name of Sakana's data-flow search, which rearranges layers; the phase specification means this.)
+/// (DFS is also the name of Sakana's data-flow search, which rearranges layers; the phase specification means
+/// this.)
 ///
 /// # Errors
 /// When the models differ in shape, or the prior in number, is negative or all zero.

@@ -1,0 +1,131 @@
+//! `forge-train eval`: measures a model file through the runtime.
+
+use std::path::PathBuf;
+
+use forge_formats::file::File;
+use forge_train::data::{Example, PERSONA_SYSTEM, TOOL_SYSTEM, load};
+use forge_train::error::Result;
+use forge_train::eval::{self, EvalReport, Options, Rate};
+use forge_train::pipeline::table::{Align, bytes as size, layout};
+use serde_json::{Value, json};
+
+use super::model;
+use super::output::{Outcome, print, print_json};
+
+const EXAMPLES: &str = "\
+Tool prompts are asked as the file was measured when it was made: with the system text before
+phase 6, without it once phase 6 has baked it in. `--system` sets it for every example;
+`--system \"\"` leaves it out.
+
+Examples:
+  forge-train eval model.forge --data test.jsonl
+  forge-train eval model.forge --data test.jsonl --json | jq .frame_accuracy";
+
+/// Measures a model on examples.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The .forge file
+    model: PathBuf,
+    /// Examples, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// System text in front of every prompt; empty for none
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Most tokens to write for each example
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    max_tokens: usize,
+    /// Print one JSON document; every accuracy comes with its 95 % interval
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn main(args: &Args) -> Outcome {
+    let bytes = model::read(&args.model)?;
+    let mut examples = load::jsonl(&args.data)?;
+    set_system(&mut examples, args.system.as_deref(), asked_without(&bytes)?);
+    let options = Options { max_tokens: args.max_tokens, ..Options::default() };
+    let report = eval::evaluate(&bytes, &examples, &options)?;
+    if args.json { print_json(&document(&report)?) } else { print(&text(&report)) }
+}
+
+/// Whether the file's card says that it was measured without system text.
+fn asked_without(bytes: &[u8]) -> Result<bool> {
+    let card: Value = serde_json::from_str(File::parse(bytes)?.card()).unwrap_or_default();
+    Ok(card["eval"]["prompted"] == json!(false))
+}
+
+/// `chosen` for every example; without it, baked behaviours are asked bare where the file was measured so.
+fn set_system(examples: &mut [Example], chosen: Option<&str>, bare: bool) {
+    for example in examples {
+        match chosen {
+            Some(text) => example.system = Some(text.to_owned()).filter(|text| !text.is_empty()),
+            None if bare => {
+                let baked = |text: &String| *text == TOOL_SYSTEM || *text == PERSONA_SYSTEM;
+                example.system = example.system.take().filter(|text| !baked(text));
+            }
+            None => {}
+        }
+    }
+}
+
+fn document(report: &EvalReport) -> Result<Value> {
+    let mut value = serde_json::to_value(report)
+        .map_err(|e| forge_train::error::Error::Config(format!("cannot write JSON: {e}")))?;
+    value["schema"] = 1.into();
+    Ok(value)
+}
+
+fn text(report: &EvalReport) -> String {
+    let row = |name: &str, value: String, note: String| vec![name.to_owned(), value, note];
+    let rate = |name: &str, rate: &Rate| {
+        let [low, high] = rate.interval();
+        let interval = format!("[{:.1}, {:.1}], {} of {}", 100.0 * low, 100.0 * high, rate.hits, rate.n);
+        (rate.n > 0).then(|| row(name, format!("{:.1} %", 100.0 * rate.value()), interval))
+    };
+    let rows: Vec<Vec<String>> = [
+        Some(row("file", size(report.bytes), format!("{} B", report.bytes))),
+        Some(row("examples", report.n.to_string(), String::new())),
+        rate("tool accuracy", &report.tool_accuracy),
+        rate("frame accuracy", &report.frame_accuracy),
+        rate("answer accuracy", &report.answer_accuracy),
+        rate("persona consistency", &report.persona_consistency),
+        Some(row("bits per byte", format!("{:.4}", report.bits_per_byte), String::new())),
+        Some(row("recursions a token", format!("{:.2}", report.mean_recursions), String::new())),
+        Some(row("tokens a second", format!("{:.0}", report.tokens_per_second), "all threads".into())),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    layout(&[("measure", Align::Left), ("value", Align::Right), ("95 % interval", Align::Left)], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use forge_train::data::{Completion, Slice};
+
+    use super::*;
+
+    fn systems(chosen: Option<&str>, bare: bool) -> Vec<Option<String>> {
+        let example = |system: Option<&str>| Example {
+            system: system.map(str::to_owned),
+            prompt: "p".into(),
+            completion: Completion::Text("c".into()),
+            slice: Slice::Tool,
+            level: 0,
+        };
+        let mut examples = [Some(TOOL_SYSTEM), Some("speak up"), None].map(example);
+        set_system(&mut examples, chosen, bare);
+        examples.into_iter().map(|e| e.system).collect()
+    }
+
+    #[test]
+    fn the_system_text_follows_flag_then_card_then_data() {
+        let own = [Some(TOOL_SYSTEM.to_owned()), Some("speak up".to_owned()), None];
+        assert_eq!(systems(None, false), own);
+        assert_eq!(systems(None, true), [None, Some("speak up".into()), None]);
+        assert_eq!(systems(Some("x"), true), [Some("x".into()), Some("x".into()), Some("x".into())]);
+        assert_eq!(systems(Some(""), false), [None, None, None]);
+    }
+}

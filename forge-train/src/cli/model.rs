@@ -1,0 +1,176 @@
+//! What the commands that run a model share.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use forge_formats::file::File;
+use forge_runtime::{Generator, Model, Sampler, Session, Workspace, generate};
+use forge_train::data::Completion;
+use forge_train::error::{Error, Result};
+use forge_train::eval;
+use serde_json::{Value, json};
+
+/// How text is generated.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Generation {
+    /// System text in front of the prompt; models before phase 6 call tools only with "use tools"
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Most tokens to write
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    max_tokens: usize,
+    /// Randomness: 0 takes the likeliest token, 1 samples the model's own distribution
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f32,
+    /// Sample from the K likeliest tokens only; 0 for all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: u32,
+    /// Sample from the fewest tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Seed of the sampling
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Continue PROMPT as running text instead of answering it
+    #[arg(long, conflicts_with = "system")]
+    plain: bool,
+}
+
+/// A completion with what it cost.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    completion: Completion,
+    tokens: usize,
+}
+
+/// Reads a model file and checks every byte of it.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let damaged = |source| Error::Model { path: PathBuf::from(path), source };
+    File::parse(&bytes).map_err(damaged)?.verify().map_err(damaged)?;
+    Ok(bytes)
+}
+
+/// A checked file as a model.
+pub(crate) fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<Model<'a>> {
+    Model::parse(bytes).map_err(|error| match error {
+        forge_runtime::Error::Format(source) => Error::Model { path: PathBuf::from(path), source },
+        other => unusable(other),
+    })
+}
+
+fn unusable(error: forge_runtime::Error) -> Error {
+    Error::Usage { what: format!("the model cannot go on: {error}"), hint: error.hint().into() }
+}
+
+/// Answers a prompt in a fresh session.
+pub(crate) fn answer(model: &Model<'_>, prompt: &str, how: &Generation) -> Result<Answer> {
+    if !(how.temperature.is_finite() && (0.0..=1.0).contains(&how.top_p)) {
+        return Err(Error::Usage {
+            what: "`--temperature` must be a number and `--top-p` between 0 and 1".into(),
+            hint: "for example `--temperature 0.8 --top-p 0.95`".into(),
+        });
+    }
+    let tokenizer = model.tokenizer();
+    let system = how.system.as_deref().filter(|text| !text.is_empty());
+    let mut ids = vec![0; prompt.len() + system.map_or(0, str::len) + 3];
+    let length = if how.plain {
+        ids[0] = tokenizer.control("<bos>").map_err(unusable)?;
+        1 + tokenizer.encode(prompt.as_bytes(), &mut ids[1..]).map_err(unusable)?
+    } else {
+        generate::prompt(&tokenizer, system.map(str::as_bytes), prompt.as_bytes(), &mut ids)
+            .map_err(unusable)?
+    };
+    let mut workspace = Workspace::new(model);
+    let mut session = Session::new(model, workspace.bytes()).map_err(unusable)?;
+    let mut sampler = Sampler::new(how.temperature, how.seed);
+    (sampler.top_k, sampler.top_p) = (how.top_k, how.top_p);
+    let end = tokenizer.control("<eos>").map_err(unusable)?;
+    let mut written = vec![0; how.max_tokens];
+    let tokens = Generator::new(&mut session, sampler, end)
+        .complete(&ids[..length], &mut written)
+        .map_err(unusable)?;
+    let completion = match how.plain {
+        true => Completion::Text(forge_train::tokenizer::decode(&tokenizer, &written[..tokens])),
+        false => eval::read(&tokenizer, &written[..tokens]),
+    };
+    Ok(Answer { completion, tokens })
+}
+
+impl Answer {
+    /// A tool call as JSON, anything else as its text, without the thought that led to it.
+    pub(crate) fn text(&self) -> String {
+        match &self.completion {
+            Completion::Tool { tool, args } => call(tool, args),
+            Completion::Text(text) => text.clone(),
+            Completion::Reasoned { answer, .. } => answer.clone(),
+        }
+    }
+
+    /// Everything as JSON.
+    pub(crate) fn json(&self) -> Value {
+        let mut value = match &self.completion {
+            Completion::Tool { tool, args } => json!({"tool": tool, "args": arguments(args)}),
+            Completion::Text(text) => json!({ "text": text }),
+            Completion::Reasoned { thought, answer } => json!({"thought": thought, "answer": answer}),
+        };
+        value["schema"] = 1.into();
+        value["tokens"] = self.tokens.into();
+        value
+    }
+}
+
+/// `{"tool":"set_light","args":{"room":"bedroom"}}`, slots in the order they were written.
+fn call(tool: &str, args: &[(String, String)]) -> String {
+    let mut seen = BTreeSet::new();
+    let first = |slot: &&(String, String)| seen.insert(slot.0.clone());
+    let fields: Vec<String> = args
+        .iter()
+        .filter(first)
+        .map(|(slot, _)| format!("{}:{}", json!(slot), values(args, slot)))
+        .collect();
+    format!("{{\"tool\":{},\"args\":{{{}}}}}", json!(tool), fields.join(","))
+}
+
+/// The value of a slot, or the list of its values.
+fn values(args: &[(String, String)], slot: &str) -> Value {
+    let all: Vec<&str> = args.iter().filter(|(name, _)| name == slot).map(|(_, value)| &**value).collect();
+    match &all[..] {
+        [one] => json!(one),
+        _ => json!(all),
+    }
+}
+
+fn arguments(args: &[(String, String)]) -> Value {
+    args.iter().map(|(slot, _)| (slot.clone(), values(args, slot))).collect::<serde_json::Map<_, _>>().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+        list.iter().map(|(slot, value)| ((*slot).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn calls_keep_the_order_of_slots_and_gather_repeated_ones() {
+        let args = pairs(&[("room", "bed \"room\""), ("level", "20"), ("room", "hall")]);
+        assert_eq!(
+            call("set_light", &args),
+            r#"{"tool":"set_light","args":{"room":["bed \"room\"","hall"],"level":"20"}}"#
+        );
+        assert_eq!(call("stop", &[]), r#"{"tool":"stop","args":{}}"#);
+        let parsed: Value = serde_json::from_str(&call("set_light", &args)).unwrap();
+        assert_eq!(parsed["args"], arguments(&args));
+    }
+
+    #[test]
+    fn a_thought_is_shown_in_json_only() {
+        let completion = Completion::Reasoned { thought: "1 + 1".into(), answer: "2".into() };
+        let answer = Answer { completion, tokens: 7 };
+        assert_eq!(answer.text(), "2");
+        assert_eq!(answer.json(), json!({"schema": 1, "thought": "1 + 1", "answer": "2", "tokens": 7}));
+    }
+}

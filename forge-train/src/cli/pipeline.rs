@@ -1,0 +1,298 @@
+//! `forge-train pipeline`: from data to a model.
+
+use std::path::{Path, PathBuf};
+
+use clap::ArgGroup;
+use forge_train::config::{Config, Preset};
+use forge_train::config_load::{self, Layers, parse_preset};
+use forge_train::error::{Error, Result};
+use forge_train::phases;
+use forge_train::pipeline::orchestrator::{Orchestrator, Range};
+use forge_train::pipeline::plan::Plan;
+use forge_train::pipeline::prepare::{DataSource, prepare};
+use forge_train::pipeline::progress::{Reporter, Style, duration};
+use forge_train::pipeline::table::{self, Align, bytes as size, count, layout};
+use forge_train::pipeline::{PhaseId, PreparedData, Progress, Session, StopFlag};
+use forge_train::registry::PhaseRow;
+use serde_json::json;
+
+use super::output::{Failure, Outcome, print, print_json, say};
+
+const EXAMPLES: &str = "\
+Phases: 1 cognate, 2 evomerge, 3 quietstar, 4 bitnet, 5 forge, 6 baking, 7 edge, 8 final_compression.
+A session can be resumed after an interrupt, a crash or a failed gate. Running a phase again
+(`--from`, `--phase`) forgets the later ones, which descend from what it made before.
+
+Examples:
+  forge-train pipeline
+  forge-train pipeline --data train.jsonl --valid valid.jsonl --preset tiny
+  forge-train pipeline --corpus text.txt --set phase5.steps=2000 --seed 7
+  forge-train pipeline --preset 25m --plan
+  forge-train pipeline --resume latest
+  forge-train pipeline --resume latest --from bitnet --set phase5.lr=2e-3";
+
+/// Trains a model.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+#[command(group = ArgGroup::new("start").args(["data", "corpus", "preset", "config", "seed"]).multiple(true))]
+pub(crate) struct Args {
+    /// Examples to train on, one JSON object a line; built-in data without it
+    #[arg(long, value_name = "FILE", conflicts_with = "corpus")]
+    data: Option<PathBuf>,
+    /// Examples to validate on; a tenth of --data without it
+    #[arg(long, value_name = "FILE", requires = "data")]
+    valid: Option<PathBuf>,
+    /// Running text to train on
+    #[arg(long, value_name = "FILE")]
+    corpus: Option<PathBuf>,
+    /// Size of the model with everything that follows: nano, tiny or 25m
+    #[arg(long, value_name = "NAME", value_parser = parse_preset)]
+    preset: Option<Preset>,
+    /// Settings that differ from the preset's
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One setting, such as phase5.steps=2000; may be repeated and wins over --config
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Run one phase only, by name or number
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["from", "to"])]
+    phase: Option<PhaseId>,
+    /// First phase to run, even if it is done
+    #[arg(long, value_name = "NAME")]
+    from: Option<PhaseId>,
+    /// Last phase to run
+    #[arg(long, value_name = "NAME")]
+    to: Option<PhaseId>,
+    /// Go on with a session: its name, the beginning of it, or `latest`
+    #[arg(long, value_name = "SESSION", conflicts_with = "start")]
+    resume: Option<String>,
+    /// Say what would run, how long and how large, and do nothing
+    #[arg(long, conflicts_with = "resume")]
+    plan: bool,
+    /// Print the resolved settings as TOML and do nothing
+    #[arg(long, conflicts_with_all = ["resume", "plan"])]
+    print_config: bool,
+    /// Seed of every random choice
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Print one JSON document at the end instead of the table
+    #[arg(long)]
+    json: bool,
+    /// Where sessions are kept
+    #[arg(long, value_name = "DIR", default_value = "forge-runs")]
+    out: PathBuf,
+    /// No progress on stderr
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+pub(crate) fn main(args: Args) -> Outcome {
+    let range = range(&args)?;
+    let progress = Reporter::new(Style::detect(args.quiet));
+    let (session, data) = match &args.resume {
+        Some(name) => resume(&args, name, range, &progress)?,
+        None => {
+            let config = config(&args)?;
+            if args.print_config {
+                return print(&config_load::to_toml(&config)?);
+            }
+            let source = source(&args)?;
+            if args.plan {
+                return plan(&config, args.json);
+            }
+            refuse_missing_inputs(range)?;
+            // The data is read before the session is made: a bad line leaves nothing behind.
+            let data = prepared(&source, &config, &progress)?;
+            (Session::create(&args.out, &config, &source)?, data)
+        }
+    };
+    progress.note(&format!("session {}", session.id()));
+    let resume = resume_command(&args, session.id());
+    let stop = StopFlag::new();
+    watch_signals(&stop)?;
+    let phases = phases::all();
+    let orchestrator =
+        Orchestrator { session: &session, data: &data, phases: &phases, progress: &progress, stop: &stop };
+    let result = orchestrator.run(range);
+    progress.finish();
+    report(&session, args.json, result.is_ok())?;
+    result.map(|_| ()).map_err(|error| Failure::Session(error, resume))
+}
+
+/// The phases asked for.
+fn range(args: &Args) -> Result<Range> {
+    let first = args.phase.or(args.from);
+    let last = args.phase.or(args.to).unwrap_or(PhaseId::Compression);
+    let range = Range { first: first.unwrap_or(PhaseId::Cognate), last, restart: first.is_some() };
+    if range.first > range.last {
+        return Err(Error::Usage {
+            what: format!("`--from {}` comes after `--to {}`", range.first, range.last),
+            hint: "phases run in the order listed by `forge-train pipeline --help`".into(),
+        });
+    }
+    Ok(range)
+}
+
+fn refuse_missing_inputs(range: Range) -> Result<()> {
+    if range.first == PhaseId::Cognate {
+        return Ok(());
+    }
+    Err(Error::Usage {
+        what: format!(
+            "a new session cannot start at phase {}: it needs what earlier phases make",
+            range.first
+        ),
+        hint: format!("add `--resume SESSION`, or stop after it with `--to {}`", range.last),
+    })
+}
+
+fn config(args: &Args) -> Result<Config> {
+    let mut set = args.set.clone();
+    set.extend(args.seed.map(|seed| format!("run.seed={seed}")));
+    config_load::load(&Layers { preset: args.preset, file: args.config.as_deref(), set: &set })
+}
+
+fn source(args: &Args) -> Result<DataSource> {
+    match (&args.data, &args.corpus) {
+        (Some(train), _) => DataSource::jsonl(train, args.valid.as_deref()),
+        (None, Some(text)) => DataSource::corpus(text),
+        (None, None) => Ok(DataSource::Builtin),
+    }
+}
+
+fn prepared(source: &DataSource, config: &Config, progress: &dyn Progress) -> Result<PreparedData> {
+    let data = prepare(source, config)?;
+    let (set, vocab) = (&data.dataset, data.tokenizer.vocab());
+    let counts = [set.train.len(), set.valid.len(), set.test.len()].map(|n| count(n as u64));
+    let [train, valid, test] = counts;
+    progress.note(&format!("data {}: {train} train, {valid} valid, {test} test; {vocab} tokens", set.name));
+    Ok(data)
+}
+
+fn resume(args: &Args, name: &str, range: Range, progress: &dyn Progress) -> Result<(Session, PreparedData)> {
+    if !args.set.is_empty() && !range.restart {
+        return Err(Error::Usage {
+            what: "`--set` would change a session that is under way".into(),
+            hint: "say with `--from PHASE` from where on it is to run again".into(),
+        });
+    }
+    let mut session = Session::resume(&args.out, name)?;
+    if !args.set.is_empty() {
+        let config = config_load::override_with(session.config(), &args.set)?;
+        session.reconfigure(&config, range.first)?;
+    }
+    let data = prepared(session.source(), session.config(), progress)?;
+    Ok((session, data))
+}
+
+fn resume_command(args: &Args, id: &str) -> String {
+    let out = match args.out == Path::new("forge-runs") {
+        true => String::new(),
+        false => format!(" --out {}", quoted(&args.out.display().to_string())),
+    };
+    let last = args.phase.or(args.to).map_or(String::new(), |last| format!(" --to {last}"));
+    format!("forge-train pipeline --resume {id}{last}{out}")
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+/// The first signal asks the run to save and stop, the second ends it at once; files are whole either way.
+fn watch_signals(stop: &StopFlag) -> Result<()> {
+    let stop = stop.clone();
+    ctrlc::set_handler(move || {
+        if stop.request() {
+            std::process::exit(130);
+        }
+        say("stopping after this step and saving; once more to stop at once");
+    })
+    .map_err(|e| Error::Config(format!("signals cannot be watched: {e}")))
+}
+
+/// The end table and the path of the model on stdout, or one JSON document; a failed run's table is talk.
+fn report(session: &Session, json: bool, done: bool) -> Outcome {
+    let rows = session.registry().phases(session.id())?;
+    let model = Some(session.model_path()).filter(|path| path.exists());
+    if json {
+        return print_json(&document(session, &rows, model.as_deref())?);
+    }
+    let table = table::phases(&rows);
+    if !done {
+        say(&format!("\n{table}"));
+        return Ok(());
+    }
+    let model = model.map_or(String::new(), |path| format!("\n{}\n", path.display()));
+    print(&format!("{table}{model}"))
+}
+
+fn document(session: &Session, rows: &[PhaseRow], model: Option<&Path>) -> Result<serde_json::Value> {
+    let row = session.registry().session(session.id())?;
+    Ok(json!({"schema": 1, "session": row, "model": model, "phases": rows}))
+}
+
+/// Prints the plan; one that cannot work is a failed gate.
+fn plan(config: &Config, json: bool) -> Outcome {
+    let plan = Plan::new(config)?;
+    if json {
+        print_json(&plan)?
+    } else {
+        print(&plan_text(&plan))?
+    }
+    let problems = plan.problems();
+    if problems.is_empty() { Ok(()) } else { Err(Error::Gate(problems.join("; ")).into()) }
+}
+
+fn plan_text(plan: &Plan) -> String {
+    let row = |phase: &forge_train::pipeline::plan::PhasePlan| {
+        vec![
+            format!("{} {}", phase.phase.number(), phase.phase.title()),
+            count(phase.steps),
+            count(phase.training_tokens),
+            count(phase.forward_tokens),
+            size(phase.peak_memory),
+            duration(phase.seconds),
+            size(phase.file_bytes),
+        ]
+    };
+    let headings = [
+        ("phase", Align::Left),
+        ("steps", Align::Right),
+        ("tokens trained", Align::Right),
+        ("tokens read", Align::Right),
+        ("memory", Align::Right),
+        ("time", Align::Right),
+        ("file", Align::Right),
+    ];
+    let [float, ternary] = plan.tokens_per_second;
+    format!(
+        "{}\n{} parameters; FP32 file {}, ternary file {}: {:.2}× smaller (at least {}×)\n\
+         {} in all, at {float:.0} tokens/s in f32 and {ternary:.0} in ternary, probed on {} threads; evaluation not counted\n",
+        layout(&headings, &plan.phases.iter().map(row).collect::<Vec<_>>()),
+        count(plan.parameters),
+        size(plan.fp32_bytes),
+        size(plan.ternary_bytes),
+        plan.ratio,
+        plan.min_ratio,
+        duration(plan.seconds()),
+        plan.threads,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resume_commands_survive_a_shell() {
+        assert_eq!(quoted("runs/a-1"), "runs/a-1");
+        assert_eq!(quoted("my runs"), "'my runs'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
+    }
+}

@@ -1,0 +1,134 @@
+//! The trainer's forward pass against `forge-runtime` executing the emitted file.
+
+use forge_formats::codec::Codec;
+use forge_formats::codec::encode::{Simple, encode};
+use forge_formats::role::RoleKind;
+use forge_formats::tokenizer::{SpecialKind, TokenizerSpec};
+use forge_formats::write::Writer;
+use forge_runtime::{Model, Session};
+
+use super::*;
+use crate::nn::{ForwardOptions, Precision};
+
+/// A tokenizer table of `vocab` tokens; its text does not matter here.
+fn table(vocab: u32) -> Vec<u8> {
+    let specials = vec![(SpecialKind::Control, "<bos>".to_string())];
+    let merges = (0..vocab as u16 - 257).map(|i| (1 + i, 2 + i)).collect();
+    TokenizerSpec { specials, merges }.to_bytes().unwrap()
+}
+
+fn file(weights: &Weights, precision: Precision) -> Vec<u8> {
+    let mut writer = Writer::new(weights.config.clone()).tokenizer(table(weights.config.vocab));
+    for (&(role, layer), m) in &weights.tensors {
+        let simple = match (role.kind(), precision == Precision::TERNARY) {
+            (RoleKind::Projection, true) if layer == 0 => Simple::Ternary2b,
+            (RoleKind::Projection, true) => Simple::Ternary5x8,
+            (RoleKind::Table, true) => Simple::Int8Row,
+            _ => Simple::F32,
+        };
+        writer = writer.tensor(role, layer, Codec::from(simple), encode(simple, m.rows, m.cols, &m.data));
+    }
+    writer.finish().unwrap()
+}
+
+/// Logits of every position, and recursions each token took, by the runtime.
+fn execute(bytes: &[u8], ids: &[u32]) -> (Vec<f32>, Vec<u32>) {
+    let model = Model::parse(bytes).unwrap();
+    let mut memory = vec![0u32; model.workspace().div_ceil(4)];
+    let mut session = Session::new(&model, bytemuck::cast_slice_mut(&mut memory)).unwrap();
+    let (mut logits, mut depths) = (Vec::new(), Vec::new());
+    for id in ids {
+        logits.extend_from_slice(session.step(*id as u16).unwrap());
+        depths.push(session.recursions());
+    }
+    (logits, depths)
+}
+
+struct Agreement {
+    /// Largest difference of a logit, relative to the largest logit.
+    error: f32,
+    /// Positions whose largest logit is the same token, of all.
+    greedy: (usize, usize),
+    /// Different recursion depths among the tokens.
+    depths: usize,
+}
+
+fn agreement(config: &ModelConfig, precision: Precision, seed: u64) -> Agreement {
+    let weights = weights(config, seed);
+    let net = Network::new(&weights, precision, &Device::Cpu).unwrap().detached();
+    let length = 24;
+    let (batch, plain) = ids(config, 1, length, seed);
+    let forward = net.forward(&batch, ForwardOptions { halting: true }).unwrap();
+    let trained = net.logits(forward.answer()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let (executed, depths) = execute(&file(&weights, precision), &plain);
+    assert_eq!(forward.depths, depths, "tokens recurse differently, seed {seed}");
+    let size = executed.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let error = trained.iter().zip(&executed).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / size;
+    let vocab = config.vocab as usize;
+    let best = |row: &[f32]| (0..vocab).fold(0, |b, i| if row[i] > row[b] { i } else { b });
+    let pairs = trained.chunks(vocab).zip(executed.chunks(vocab));
+    let same = pairs.filter(|(a, b)| best(a) == best(b)).count();
+    let mut depths = depths;
+    depths.sort_unstable();
+    depths.dedup();
+    Agreement { error, greedy: (same, length), depths: depths.len() }
+}
+
+/// Shapes with one to three recursions, memory, halting, both activations, tied and untied heads.
+fn shapes() -> Vec<ModelConfig> {
+    let base = ModelConfig { vocab: 300, halt_threshold: 0.12, ..small() };
+    vec![
+        ModelConfig { recursion: 1, halting: false, mem_dim: 0, mem_layers: 0, ..base.clone() },
+        ModelConfig { recursion: 2, halting: false, tied: true, ..base.clone() },
+        ModelConfig { activation: Activation::Relu2, norm_gain: false, ..base.clone() },
+        ModelConfig { recursion: 2, window: 64, mem_layers: 0b11, ..base.clone() },
+        ModelConfig { halt_threshold: 0.12, ..nano() },
+        ModelConfig { recursion: 3, halting: true, halt_threshold: 0.12, ..nano() },
+        base,
+    ]
+}
+
+/// Largest error over all shapes and seeds, and the share of equal greedy tokens.
+fn survey(precision: Precision) -> (f32, f64) {
+    let (mut worst, mut same, mut all, mut depths) = (0.0f32, 0, 0, 0);
+    for config in &shapes() {
+        for seed in 0..6 {
+            let a = agreement(config, precision, seed);
+            worst = worst.max(a.error);
+            same += a.greedy.0;
+            all += a.greedy.1;
+            depths = depths.max(a.depths);
+        }
+    }
+    assert_eq!(depths, 3, "halting is exercised at every depth");
+    (worst, same as f64 / all as f64)
+}
+
+#[test]
+fn float_forward_agrees_with_the_runtime() {
+    let (worst, same) = survey(Precision::FLOAT);
+    println!("float: largest error {worst:.2e}, same greedy tokens {same:.4}");
+    assert!(worst < 1e-5, "{worst:.2e}");
+    assert!(same > 0.999);
+}
+
+/// Integer sums are exact and everything else is done in the runtime's order: not a bit may differ.
+#[test]
+fn ternary_forward_is_the_runtimes_to_the_last_bit() {
+    let (worst, same) = survey(Precision::TERNARY);
+    assert_eq!((worst, same), (0.0, 1.0));
+}
+
+#[test]
+fn another_precision_does_not_agree() {
+    let config = &shapes()[1];
+    let weights = weights(config, 1);
+    let (batch, plain) = ids(config, 1, 8, 1);
+    let net = Network::new(&weights, Precision::FLOAT, &Device::Cpu).unwrap();
+    let forward = net.forward(&batch, ForwardOptions::default()).unwrap();
+    let float = net.logits(forward.answer()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let (ternary, _) = execute(&file(&weights, Precision::TERNARY), &plain);
+    let size = ternary.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let error = float.iter().zip(&ternary).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / size;
+    assert!(error > 0.05, "the comparison could not tell precisions apart: {error:.2e}");
+}

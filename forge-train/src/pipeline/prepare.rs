@@ -1,0 +1,143 @@
+//! From where the data comes from to what phases train on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::data::builtin::{self, Sizes};
+use crate::data::load;
+use crate::error::{Error, Result};
+use crate::pipeline::artifact::sha256_hex;
+use crate::pipeline::phase::PreparedData;
+use crate::tokenizer::Tokenizer;
+
+/// Bytes of running text in an excerpt for each token a sequence may have.
+const BYTES_PER_TOKEN: usize = 2;
+
+/// A user's file, recognised by its content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceFile {
+    /// Where it is; absolute.
+    pub path: PathBuf,
+    /// SHA-256 of its content.
+    pub sha256: String,
+}
+
+impl SourceFile {
+    fn new(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).map_err(Error::io("read", path))?;
+        let absolute = fs::canonicalize(path).map_err(Error::io("read", path))?;
+        Ok(Self { path: absolute, sha256: sha256_hex(&bytes) })
+    }
+
+    fn verify(&self) -> Result<&Path> {
+        if Self::new(&self.path)?.sha256 != self.sha256 {
+            return Err(Error::Usage {
+                what: format!("`{}` has changed since the session began", self.path.display()),
+                hint: "put the old content back, or start a new session".into(),
+            });
+        }
+        Ok(&self.path)
+    }
+}
+
+/// Where a run's data comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum DataSource {
+    /// Generated from the seed.
+    Builtin,
+    /// Examples, one JSON object a line.
+    Jsonl {
+        /// To train on.
+        train: SourceFile,
+        /// To validate on; a tenth of `train` when absent.
+        valid: Option<SourceFile>,
+    },
+    /// Running text.
+    Corpus {
+        /// The text.
+        text: SourceFile,
+    },
+}
+
+impl DataSource {
+    /// Examples in JSONL files.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file cannot be read.
+    pub fn jsonl(train: &Path, valid: Option<&Path>) -> Result<Self> {
+        let valid = valid.map(SourceFile::new).transpose()?;
+        Ok(DataSource::Jsonl { train: SourceFile::new(train)?, valid })
+    }
+
+    /// Running text in a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read.
+    pub fn corpus(path: &Path) -> Result<Self> {
+        Ok(DataSource::Corpus { text: SourceFile::new(path)? })
+    }
+
+    pub(super) fn to_json(&self) -> Result<String> {
+        serde_json::to_string_pretty(self).map_err(|e| Error::Config(format!("data source: {e}")))
+    }
+
+    pub(super) fn from_json(bytes: &[u8]) -> Result<Self> {
+        serde_json::from_slice(bytes).map_err(|e| Error::Artifact(format!("`inputs.json` is damaged: {e}")))
+    }
+}
+
+/// Makes the data set and trains the tokenizer: a pure function of files, seed and configuration.
+///
+/// # Errors
+/// [`Error::Io`] and [`Error::Data`] for files that cannot be used, [`Error::Usage`] for files that changed since the
+/// session began or a vocabulary that does not fit.
+pub fn prepare(source: &DataSource, config: &Config) -> Result<PreparedData> {
+    let dataset = match source {
+        DataSource::Builtin => {
+            let sizes =
+                Sizes { train: config.data.builtin_thousands * 1000, eval: config.data.eval_examples };
+            builtin::generate(config.run.seed, &sizes)
+        }
+        DataSource::Jsonl { train, valid } => {
+            let valid = valid.as_ref().map(SourceFile::verify).transpose()?;
+            load::dataset(train.verify()?, valid)?
+        }
+        DataSource::Corpus { text } => load::corpus(text.verify()?, config.data.max_len * BYTES_PER_TOKEN)?,
+    };
+    let tokenizer = Tokenizer::for_dataset(&dataset, config.tokenizer.vocab as usize)?;
+    Ok(PreparedData { dataset, tokenizer })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Preset;
+
+    #[test]
+    fn a_file_that_changed_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("text.txt");
+        let text: String = (0..400).map(|i| format!("line {i} of a small text\n")).collect();
+        fs::write(&path, &text).unwrap();
+        let source = DataSource::corpus(&path).unwrap();
+        let config = Config::preset(Preset::Nano);
+        let once = prepare(&source, &config).unwrap();
+        let twice = prepare(&DataSource::from_json(source.to_json().unwrap().as_bytes()).unwrap(), &config);
+        assert_eq!(twice.unwrap().tokenizer.table(), once.tokenizer.table());
+        fs::write(&path, text.replace("small", "large")).unwrap();
+        let error = prepare(&source, &config).unwrap_err();
+        assert!(error.to_string().contains("has changed"), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn missing_and_damaged_sources_are_errors() {
+        assert!(matches!(DataSource::corpus(Path::new("/nowhere.txt")), Err(Error::Io { .. })));
+        assert!(matches!(DataSource::jsonl(Path::new("/nowhere"), None), Err(Error::Io { .. })));
+        assert!(DataSource::from_json(b"{\"kind\":\"magic\"}").is_err());
+    }
+}
