@@ -130,8 +130,11 @@ impl Supervision {
         let mut halting = Vec::new();
         for (t, logit) in forward.halt.iter().enumerate() {
             let enough = |gain: f32| if gain < self.halt_margin { 1.0 } else { 0.0 };
-            let targets: Vec<f32> =
-                scores[t].iter().zip(&scores[t + 1]).map(|(now, next)| enough(now.loss - next.loss)).collect();
+            let targets: Vec<f32> = scores[t]
+                .iter()
+                .zip(&scores[t + 1])
+                .map(|(now, next)| enough(now.loss - next.loss))
+                .collect();
             halting.push((loss::binary_cross_entropy(logit, &targets, &batch.weights)?, 1.0));
         }
         Ok((ce + (weighted_mean(&halting)? * f64::from(self.halt_weight))?)?)

@@ -128,8 +128,15 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let network = Network::new(weights, stage.precision, &Device::Cpu)?;
         let rule = UpdateRule::new(stage.train, &weights.config);
-        let mut run =
-            Self { stage, network, rule, pools: Pools::default(), step: 0, first_loss: f32::NAN, mean_loss: f32::NAN };
+        let mut run = Self {
+            stage,
+            network,
+            rule,
+            pools: Pools::default(),
+            step: 0,
+            first_loss: f32::NAN,
+            mean_loss: f32::NAN,
+        };
         if let Some(checkpoint) = ctx.checkpoints.latest(stage.name)? {
             run.restore(checkpoint, weights, objective)?;
         }

@@ -184,8 +184,7 @@ fn bake(
         replay: LanguageModel::new(batches, &ctx.config.phase1),
         cycle,
     };
-    let stage =
-        Stage { name: &name, train: &cfg.train, precision, lambda_share: 0.0, frozen: &|_| false };
+    let stage = Stage { name: &name, train: &cfg.train, precision, lambda_share: 0.0, frozen: &|_| false };
     let baked = train(ctx, &stage, student, &mut objective)?.weights;
     let network = Network::new(&baked, precision, &Device::Cpu)?;
     let after = divergence(ctx, &objective.teacher, &network, probe)?;
@@ -260,7 +259,13 @@ fn divergence(
         return Ok(0.0);
     }
     let probe: Vec<&Trajectory> = probe.iter().collect();
-    let kl = baking_loss(ctx.data.tokenizer.control("<pad>"), teacher, student, &probe, ForwardOptions { halting: true })?;
+    let kl = baking_loss(
+        ctx.data.tokenizer.control("<pad>"),
+        teacher,
+        student,
+        &probe,
+        ForwardOptions { halting: true },
+    )?;
     Ok(f64::from(kl.to_scalar::<f32>()?))
 }
 
@@ -288,10 +293,8 @@ fn completion_logits(
     pad: u16,
     options: ForwardOptions,
 ) -> Result<Tensor> {
-    let sequences: Vec<Sequence> = rows
-        .iter()
-        .map(|ids| Sequence { ids: ids.to_vec(), weights: vec![1.0; ids.len()] })
-        .collect();
+    let sequences: Vec<Sequence> =
+        rows.iter().map(|ids| Sequence { ids: ids.to_vec(), weights: vec![1.0; ids.len()] }).collect();
     let batch = crate::data::batch::collate(&sequences.iter().collect::<Vec<_>>(), pad);
     let mut positions = Vec::new();
     for (r, (ids, trajectory)) in rows.iter().zip(chosen).enumerate() {

@@ -81,13 +81,8 @@ impl Cognate {
         if name == TRUNK {
             objective = objective.without_halting();
         }
-        let stage = Stage {
-            name,
-            train: config,
-            precision: Precision::FLOAT,
-            lambda_share: 0.0,
-            frozen: &|_| false,
-        };
+        let stage =
+            Stage { name, train: config, precision: Precision::FLOAT, lambda_share: 0.0, frozen: &|_| false };
         train(ctx, &stage, start, &mut objective)
     }
 
@@ -106,10 +101,7 @@ impl Cognate {
             let best = (0..3).min_by(|a, b| column[*a].total_cmp(&column[*b])).unwrap_or(0);
             own_best += usize::from(best == d || column[d].is_nan());
             for (b, other) in Domain::ALL.into_iter().enumerate() {
-                metrics.insert(
-                    format!("{}.bpb_on_{}", other.branch(), domain.branch()),
-                    finite(column[b]),
-                );
+                metrics.insert(format!("{}.bpb_on_{}", other.branch(), domain.branch()), finite(column[b]));
             }
         }
         let primary = &branches[Domain::Adaptive as usize];

@@ -84,11 +84,7 @@ impl Phase for Forge {
 }
 
 /// The smallest gradient norm over the ternary layers at the start, with quantisation fully on.
-fn smallest_gradient(
-    ctx: &PhaseContext<'_>,
-    weights: &Weights,
-    objective: &LanguageModel,
-) -> Result<f64> {
+fn smallest_gradient(ctx: &PhaseContext<'_>, weights: &Weights, objective: &LanguageModel) -> Result<f64> {
     let network = Network::new(weights, Precision::TERNARY, &Device::Cpu)?;
     let loss = objective.loss(&network, 0)?;
     let norms = projection_gradient_norms(&network, &loss)?;
@@ -159,13 +155,10 @@ impl<'a> CurriculumObjective<'a> {
             valid.filter(|e| e.slice == Slice::Arithmetic && e.level > 0).cloned().collect();
         let card = common::card(ctx, PhaseId::Forge, serde_json::json!({}));
         let bytes = emit(start, &ctx.data.tokenizer, &card, &ternary_int8)?;
-        let accuracy = (1..=LEVELS)
-            .map(|level| assess(&bytes, &problems, level))
-            .collect::<Result<Vec<Rate>>>()?;
+        let accuracy =
+            (1..=LEVELS).map(|level| assess(&bytes, &problems, level)).collect::<Result<Vec<Rate>>>()?;
         let curriculum = Curriculum::place(&accuracy, cfg.advance_at);
-        let inner = LanguageModel::new(
-            level_batcher(ctx, curriculum.level, thoughts),
-            &ctx.config.phase1);
+        let inner = LanguageModel::new(level_batcher(ctx, curriculum.level, thoughts), &ctx.config.phase1);
         Ok(Self { ctx, inner, curriculum, problems, card, thoughts })
     }
 }

@@ -100,13 +100,8 @@ fn supervise(
 ) -> Result<Weights> {
     let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, ctx.seed, name);
     let mut objective = LanguageModel::new(batches, &ctx.config.phase1);
-    let stage = Stage {
-        name,
-        train: config,
-        precision: Precision::FLOAT,
-        lambda_share: 0.0,
-        frozen: &|_| false,
-    };
+    let stage =
+        Stage { name, train: config, precision: Precision::FLOAT, lambda_share: 0.0, frozen: &|_| false };
     Ok(train(ctx, &stage, start, &mut objective)?.weights)
 }
 
@@ -133,8 +128,7 @@ fn train_control(ctx: &PhaseContext<'_>, start: &Weights, pauses: usize) -> Resu
         .filter(|e| e.is_reasoned())
         .map(|e| encode::prefix(tokenizer, e))
         .collect();
-    let sequences: Vec<Sequence> =
-        mixed.iter().map(|s| with_pauses(s, tokenizer, &worked, pauses)).collect();
+    let sequences: Vec<Sequence> = mixed.iter().map(|s| with_pauses(s, tokenizer, &worked, pauses)).collect();
     supervise(ctx, "control", start, Arc::new(sequences), &config)
 }
 
@@ -279,12 +273,10 @@ fn policy_loss(
     thoughts: usize,
     policy: f32,
 ) -> Result<Tensor> {
-    let batch =
-        crate::data::batch::collate(&rows.iter().map(|r| &r.sequence).collect::<Vec<_>>(), pad);
+    let batch = crate::data::batch::collate(&rows.iter().map(|r| &r.sequence).collect::<Vec<_>>(), pad);
     let forward = network.forward(&batch_ids(&batch)?, ForwardOptions { halting: false })?;
     let logits = network.logits(forward.answer())?;
-    let losses: Vec<f32> =
-        loss::token_scores(&logits, &batch.targets)?.iter().map(|s| s.loss).collect();
+    let losses: Vec<f32> = loss::token_scores(&logits, &batch.targets)?.iter().map(|s| s.loss).collect();
     let rewards: Vec<f32> =
         rows.iter().enumerate().map(|(i, r)| r.reward(&losses[i * batch.cols..])).collect();
     let mut weights = vec![0.0; batch.rows * batch.cols];

@@ -117,12 +117,14 @@ const FOODS: &str = "milk,apples,onions,carrots,cheese,butter,flour,sugar,chicke
     honey,juice,bread,rice,eggs,tea,cake,pizza,soup,pasta";
 const LISTS: &str = "shopping,party,holiday,work,school,garden,birthday,travel,kitchen,house";
 const LIST_KINDS: &str = "big,small,old,new,summer,winter,family,main,weekend,monday,friday,blue";
-const TOPICS: &str = "ships,maps,lamps,castles,boats,coins,gardens,drums,trains,books,boxes,swords,keys,tables";
+const TOPICS: &str =
+    "ships,maps,lamps,castles,boats,coins,gardens,drums,trains,books,boxes,swords,keys,tables";
 const ANIMALS: &str = "fox,hare,crow,bear,wolf,mouse,goat,owl,otter,horse,cat,dog";
 const PLACES: &str = "forest,river,valley,hill,village,park,garden,mill,cave,bridge,tower,station";
 const FINDS: &str = "apple,key,bell,nest,stone,box,lamp,basket,coin,book,shell,letter";
 const BAND_KINDS: &str = "silent,lonely,flying,broken,wild,golden,secret,stone,old,dark,blue,red,cold,sweet";
-const BANDS: &str = "foxes,rivers,engines,tigers,gardens,shadows,wolves,sisters,kings,ghosts,sailors,riders,lamps,boats";
+const BANDS: &str =
+    "foxes,rivers,engines,tigers,gardens,shadows,wolves,sisters,kings,ghosts,sailors,riders,lamps,boats";
 const NAME_STARTS: &str = "mar,ten,lo,ka,bri,sol,vi,dan,fe,jo,na,ros,el,al";
 const NAME_ENDS: &str = "la,rik,na,ton,vin,do,lia,mer,ka,bel,ris,ta";
 const SURNAMES: &str = "stone,hill,brook,field,wood,ford,frost,lake,west,north,ash,swift";
