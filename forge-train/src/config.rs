@@ -331,7 +331,7 @@ impl Config {
             },
             phase1: CognateConfig {
                 trunk: TrainConfig::adamw(1500, batch, 3e-3),
-                branch: TrainConfig::adamw(100, batch, 1e-3),
+                branch: TrainConfig::adamw(100, batch, 1.5e-3),
                 supervision: vec![0.5, 1.0],
                 halt_weight: 0.1,
                 halt_margin: 0.005,
