@@ -115,7 +115,7 @@ const PLAY_MUSIC: ToolTemplates = ToolTemplates {
             "play (something|songs|music) by {artist}( in the {room}|)",
             "play (some|a little) {genre}( in the {room}|)",
             "put on (songs|an album|something) by {artist}",
-            "put on (some|a bit of) {genre} music",
+            "put on (some|a little|a bit of) {genre} music",
             "!i want to (hear|listen to) {artist}( in the {room}|)",
             "!i want to (hear|listen to) some {genre}( in the {room}|)",
             "start (some|the) {genre} music( in the {room}|)",
@@ -134,14 +134,14 @@ const PLAY_MUSIC: ToolTemplates = ToolTemplates {
         &[
             "play me something by {artist}",
             "put on {genre} music in the {room}",
-            "let me listen to {artist}( in the {room}|)",
-            "!i would like to listen to some {genre}",
+            "let me hear something by {artist}( in the {room}|)",
+            "!i would like to hear some {genre} music",
         ],
         &[
             "start (a song|an album) by {artist}( in the {room}|)",
-            "play a bit of {genre}( in the {room}|)",
-            "put some {genre} on in the {room}",
-            "!i would like to listen to {artist}",
+            "play a bit of {genre} music( in the {room}|)",
+            "put on a little {genre} in the {room}",
+            "let me listen to (songs|music) by {artist}",
         ],
     ],
     replies: &[

@@ -73,7 +73,7 @@ static POOLS: LazyLock<BTreeMap<&'static str, Pool>> = LazyLock::new(|| {
         ("minutes", numbers(1..=90)),
         ("label", foods()),
         ("contact", [names(), titled("aunt,uncle,doctor", &names())].concat()),
-        ("text", [pairs(SUBJECTS, NEWS), pairs(ASKS, WHEN), pairs("bring some,buy some", FOODS)].concat()),
+        ("text", [pairs(SUBJECTS, NEWS), pairs(ASKS, WHEN), titled("bring", &foods())].concat()),
         ("task", pairs(TASK_VERBS, TASK_OBJECTS)),
         ("city", [cities(), titled("new,old,north", &cities())].concat()),
         ("item", foods()),
@@ -100,7 +100,7 @@ const EVENT_KINDS: &str = "team,budget,family,doctor,piano,tennis,school,garden,
     summer,winter,weekend,french,german,jazz";
 const EVENTS: &str = "meeting,lunch,dinner,lesson,call,visit,class,party,check,review";
 const WEEKDAYS: &str = "monday,tuesday,wednesday,thursday,friday,saturday,sunday";
-const DAY_PARTS: &str = "morning,afternoon,evening,night";
+const DAY_PARTS: &str = "morning,night";
 const MONTHS: &str = "march,april,may,june,july,august";
 const SUBJECTS: &str = "i am,we are,the kids are,dinner is,the car is,everyone is,the train is,the house is,lunch is,\
     the meeting is,the bus is,the guests are";
