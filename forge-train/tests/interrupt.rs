@@ -31,7 +31,9 @@ fn command(place: &Path, arguments: &[&str]) -> Command {
 
 fn fresh(place: &Path, out: &str) -> Command {
     let mut command = command(place, &["pipeline", "--to", "cognate", "--out", out]);
-    SETTINGS.iter().for_each(|setting| drop(command.args(["--set", setting])));
+    for setting in SETTINGS {
+        command.args(["--set", setting]);
+    }
     command
 }
 
