@@ -50,10 +50,12 @@ fn variables() -> BTreeMap<Key, Var> {
 }
 
 fn gradients(step: u64) -> Gradients {
-    let map = model().tensors().map(|(role, layer, [r, c])| {
-        ((role, layer), noise((r * c) as usize, &["gradient", role.name(), &step.to_string()]))
-    });
-    Gradients::from_map(map.collect())
+    let mut map = BTreeMap::new();
+    for (role, layer, [r, c]) in model().tensors() {
+        let labels = ["gradient", role.name(), &step.to_string()];
+        map.insert((role, layer), noise((r * c) as usize, &labels));
+    }
+    Gradients::from_map(map)
 }
 
 fn values(vars: &BTreeMap<Key, Var>, role: Role) -> Vec<f32> {
