@@ -330,7 +330,7 @@ impl Config {
                 eval_examples: 400,
             },
             phase1: CognateConfig {
-                trunk: TrainConfig::adamw(1500, batch, 3e-3),
+                trunk: TrainConfig::adamw(1600, batch, 3e-3),
                 branch: TrainConfig::adamw(100, batch, 1.5e-3),
                 supervision: vec![0.5, 1.0],
                 halt_weight: 0.1,
@@ -353,7 +353,7 @@ impl Config {
             },
             phase4: BitNetConfig { calibration_examples: 128, min_ratio: 6.0, max_bytes: 20_000_000 },
             phase5: ForgeConfig {
-                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(1800, batch, 2.5e-3) },
+                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(2200, batch, 3e-3) },
                 lambda_share: 0.1,
                 advance_at: 0.8,
                 assess_every: 300,
@@ -375,7 +375,7 @@ impl Config {
                 distil_weight: 0.7,
                 min_retention: 0.92,
             },
-            phase8: CompressionConfig { budget: 125_000, min_retention: 0.95, max_bpb_ratio: 1.05 },
+            phase8: CompressionConfig { budget: 140_000, min_retention: 0.95, max_bpb_ratio: 1.05 },
         }
     }
 
