@@ -293,7 +293,7 @@ fn scale_rows(steps: &[f32], scales: &[f32], residual: Option<&[f32]>, out: &mut
         }
         if let Some(residual) = residual {
             let residual = &residual[r * out.len()..][..out.len()];
-            out.iter_mut().zip(residual).for_each(|(y, u)| *y = u + *y);
+            out.iter_mut().zip(residual).for_each(|(y, u)| *y += u);
         }
     }
 }

@@ -177,7 +177,7 @@ impl Op<1> for Divergence {
 
     fn forward(&self, [x]: [Arg<'_>; 1]) -> Result<(Vec<f32>, Shape)> {
         self.weighting.check(x.rows())?;
-        if self.teacher.len() != x.data.len() || !(self.temperature > 0.0) {
+        if self.teacher.len() != x.data.len() || self.temperature.is_nan() || self.temperature <= 0.0 {
             bail!("teacher logits of the wrong size, or a temperature that is not positive");
         }
         let (width, inverse) = (x.width(), 1.0 / self.temperature);
