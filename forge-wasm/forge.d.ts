@@ -31,8 +31,8 @@ export interface GenerateOptions {
   seed?: number | bigint;
   /** Text before the prompt, such as a persona. */
   system?: string;
-  /** Continue the prompt itself instead of answering it; for models trained on plain text. */
-  raw?: boolean;
+  /** Continue the prompt as running text instead of answering it. */
+  plain?: boolean;
   /** Stops the generation; the iterator then throws the signal's reason. */
   signal?: AbortSignal;
 }
@@ -100,8 +100,8 @@ export class Forge {
   /** Sizes, tools and card. */
   info(): Info;
   /**
-   * Streams the answer to a prompt as text, the same that `forge-train run` prints. A tool call comes in one piece, as
-   * JSON.
+   * Streams the answer to a prompt as text. A tool call comes in one piece, as the JSON that `forge-train run` prints;
+   * marks such as `<think>` come by name.
    */
   generate(prompt: string, options?: GenerateOptions): AsyncGenerator<string, void, void>;
   /** As {@link generate}, with the kind and id of each token. */

@@ -83,7 +83,7 @@ function yieldToOthers() {
   });
 }
 
-function rawOptions({ maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, raw } = {}) {
+function rawOptions({ maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, plain } = {}) {
   const options = new Options();
   if (maxTokens !== undefined) options.max_tokens = maxTokens;
   if (temperature !== undefined) options.temperature = temperature;
@@ -92,7 +92,7 @@ function rawOptions({ maxTokens, temperature, topK, topP, minP, repetitionPenalt
   if (minP !== undefined) options.min_p = minP;
   if (repetitionPenalty !== undefined) options.repetition_penalty = repetitionPenalty;
   if (seed !== undefined) options.seed = BigInt.asUintN(64, BigInt(seed));
-  if (raw !== undefined) options.raw = raw;
+  if (plain !== undefined) options.plain = plain;
   return options;
 }
 

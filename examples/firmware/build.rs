@@ -8,7 +8,8 @@ fn main() {
     fs::write(out.join("memory.x"), include_bytes!("memory.x")).expect("OUT_DIR can be written");
     println!("cargo::rustc-link-search={}", out.display());
     println!("cargo::rerun-if-changed=memory.x");
-    let golden = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("../../tests/golden");
+    let golden =
+        Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("../../tests/golden");
     fs::write(out.join("cases.rs"), cases(&golden)).expect("OUT_DIR can be written");
     model(&out, &golden);
 }

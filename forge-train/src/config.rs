@@ -179,6 +179,8 @@ pub struct CognateConfig {
     pub halt_weight: f32,
     /// A recursion counts as useful when it lowers the token's loss by more than this (nats).
     pub halt_margin: f32,
+    /// Smallest and largest number of parameters a model may have.
+    pub parameters: [u64; 2],
     /// Seeds of the three branches: reasoning, memory_integration, adaptive_computation.
     pub seeds: [u64; 3],
 }
@@ -300,7 +302,7 @@ impl Config {
     }
 
     fn nano() -> Self {
-        let batch = 2048;
+        let batch = 1024;
         Self {
             run: RunConfig { preset: Preset::Nano, seed: 42, checkpoint_seconds: 20 },
             model: ModelShape {
@@ -328,11 +330,12 @@ impl Config {
                 eval_examples: 400,
             },
             phase1: CognateConfig {
-                trunk: TrainConfig::adamw(450, batch, 3e-3),
-                branch: TrainConfig::adamw(40, batch, 1e-3),
+                trunk: TrainConfig::adamw(1600, batch, 3e-3),
+                branch: TrainConfig::adamw(100, batch, 1.5e-3),
                 supervision: vec![0.5, 1.0],
                 halt_weight: 0.1,
                 halt_margin: 0.005,
+                parameters: [200_000, 500_000],
                 seeds: [42, 1337, 2023],
             },
             phase2: EvoMergeConfig {
@@ -340,7 +343,7 @@ impl Config {
                 search: EvolveConfig { diversity_sample: 1024, ..EvolveConfig::default() },
             },
             phase3: QuietStarConfig {
-                bake: TrainConfig::adamw(60, batch, 1e-3),
+                bake: TrainConfig::adamw(150, batch, 1e-3),
                 reinforce: TrainConfig::adamw(10, batch, 1e-4),
                 prompts: 16,
                 thoughts: 4,
@@ -350,14 +353,14 @@ impl Config {
             },
             phase4: BitNetConfig { calibration_examples: 128, min_ratio: 6.0, max_bytes: 20_000_000 },
             phase5: ForgeConfig {
-                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(450, batch, 2.5e-3) },
+                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(2200, batch, 3e-3) },
                 lambda_share: 0.1,
                 advance_at: 0.8,
-                assess_every: 100,
+                assess_every: 300,
                 control_steps: 15,
             },
             phase6: BakingConfig {
-                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(60, batch, 1e-3) },
+                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(150, batch, 1e-3) },
                 cycles: 2,
                 trajectories: 1000,
                 temperature: 0.7,
@@ -368,11 +371,11 @@ impl Config {
             phase7: EdgeConfig {
                 profile: "cortex-m4-1m".into(),
                 prune_ffn: 0.2,
-                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(100, batch, 1e-3) },
+                train: TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(400, batch, 1e-3) },
                 distil_weight: 0.7,
                 min_retention: 0.92,
             },
-            phase8: CompressionConfig { budget: 125_000, min_retention: 0.95, max_bpb_ratio: 1.05 },
+            phase8: CompressionConfig { budget: 140_000, min_retention: 0.95, max_bpb_ratio: 1.05 },
         }
     }
 
@@ -393,6 +396,7 @@ impl Config {
             ..c.model
         };
         c.tokenizer.vocab = 1024;
+        c.phase1.parameters = [1_000_000, 3_000_000];
         c.data.max_len = 256;
         c.phase1.trunk.steps = 4000;
         c.phase1.branch.steps = 400;
@@ -422,6 +426,7 @@ impl Config {
             ..c.model
         };
         c.tokenizer.vocab = 8192;
+        c.phase1.parameters = [22_500_000, 27_500_000];
         c.data.max_len = 512;
         for train in [&mut c.phase1.trunk, &mut c.phase1.branch, &mut c.phase5.train, &mut c.phase7.train] {
             train.batch_tokens = 32_768;
@@ -462,12 +467,8 @@ impl Config {
         }
     }
 
-    /// Parameters a phase-1 model of this preset may have.
+    /// Parameters a phase-1 model may have.
     pub fn parameter_range(&self) -> [u64; 2] {
-        match self.run.preset {
-            Preset::Nano => [200_000, 500_000],
-            Preset::Tiny => [1_000_000, 3_000_000],
-            Preset::M25 => [22_500_000, 27_500_000],
-        }
+        self.phase1.parameters
     }
 }

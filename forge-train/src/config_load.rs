@@ -226,9 +226,15 @@ fn unknown(here: &Table, parts: &[&str], depth: usize, inner: &[String], source:
         return usage(&format!("{source}: `{path}` is ambiguous"), &format!("use {}", choices.join(" or ")));
     }
     let known = names(here);
-    let near = known.iter().map(|name| (distance(name, part), name)).min();
+    // Nearest by its own name; keys one table below count, since they may be written without it.
+    let inside = |(table, value): (&String, &Value)| -> Vec<(usize, String)> {
+        let keys = value.as_table().filter(|_| depth > 0).into_iter().flat_map(Table::keys);
+        keys.map(|key| (distance(key, part), format!("{table}.{key}"))).collect()
+    };
+    let own = known.iter().map(|name| (distance(name, part), name.clone()));
+    let near = own.chain(here.iter().flat_map(inside)).min();
     let hint = match near {
-        Some((edits, name)) if edits <= (part.len() / 3).max(1) => format!("did you mean `{}`?", at(name)),
+        Some((edits, name)) if edits <= (part.len() / 3).max(1) => format!("did you mean `{}`?", at(&name)),
         _ if known.is_empty() => format!("`{prefix}` has no keys of its own"),
         _ => format!("known here: {}", known.join(", ")),
     };

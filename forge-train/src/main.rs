@@ -12,12 +12,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The backward pass and the destructors of a long graph recurse once a tensor.
 const STACK: usize = 256 << 20;
 /// Turns candle's worker threads spin before they sleep; its default starves other work on few cores.
-const SPIN_LIMIT: (&str, &str) = ("CANDLE_BARRIER_POOL_SPIN_LIMIT", "200");
+const POOL: (&str, &str) = ("CANDLE_NUM_THREADS", "1");
 
 fn main() -> ExitCode {
-    if std::env::var_os(SPIN_LIMIT.0).is_none() {
+    if std::env::var_os(POOL.0).is_none() {
         // SAFETY: no other thread exists yet that could read the environment at the same time.
-        unsafe { std::env::set_var(SPIN_LIMIT.0, SPIN_LIMIT.1) };
+        unsafe { std::env::set_var(POOL.0, POOL.1) };
     }
     match thread::Builder::new().name("forge-train".into()).stack_size(STACK).spawn(cli::main) {
         Ok(worker) => worker.join().unwrap_or(ExitCode::from(2)),

@@ -106,7 +106,9 @@ fn help_and_version_are_data() {
 fn wrong_usage_is_refused() {
     let place = Place::new();
     place.write("a.jsonl", "").write("b.txt", "text");
-    place.refuses(&[], "", "");
+    let nothing = place.run(&[]);
+    assert_eq!((nothing.status.code(), &*text(&nothing.stdout)), (Some(2), ""));
+    assert!(text(&nothing.stderr).contains("Usage:"));
     place.refuses(&["trian"], "trian", "");
     place.refuses(&["pipeline", "--data", "a.jsonl", "--corpus", "b.txt"], "cannot be used with", "");
     place.refuses(&["pipeline", "--valid", "a.jsonl"], "--data", "");
@@ -241,7 +243,7 @@ fn inspection_shows_every_part() {
         .sum();
     assert_eq!(json["parameters"].as_u64(), Some(parameters));
     let table = text(&place.run(&["inspect", "m.forge", "--tensors"]).stdout);
-    for part in ["parameters", "F32", "tokenizer", "qkv.0", "cognate", "bits per byte"] {
+    for part in ["parameters", "f32", "tokenizer", "qkv.0", "cognate", "bits per byte"] {
         assert!(table.contains(part), "{part}: {table}");
     }
 }

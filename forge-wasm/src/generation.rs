@@ -27,8 +27,8 @@ pub struct Options {
     pub repetition_penalty: f32,
     /// Start of the random stream.
     pub seed: u64,
-    /// Continue the prompt itself instead of answering it.
-    pub raw: bool,
+    /// Continue the prompt as running text instead of answering it.
+    pub plain: bool,
 }
 
 #[wasm_bindgen]
@@ -45,7 +45,7 @@ impl Options {
             min_p: 0.0,
             repetition_penalty: 1.0,
             seed: 0,
-            raw: false,
+            plain: false,
         }
     }
 
@@ -72,7 +72,7 @@ pub struct Generation {
     pending: Vec<u8>,
     /// Whether the next text begins a segment: an answer's segments have a space in front that is not theirs.
     begins: bool,
-    raw: bool,
+    plain: bool,
     ended: bool,
 }
 
@@ -86,13 +86,13 @@ impl Generation {
         let end = model.model().tokenizer().control("<eos>")?;
         Ok(Self {
             generator: OwnedGenerator::new(model, options.sampler(), end)?,
-            prompt: encode(model.model(), prompt, system, options.raw)?,
+            prompt: encode(model.model(), prompt, system, options.plain)?,
             read: 0,
             completion: Vec::new(),
             max_tokens: options.max_tokens as usize,
             pending: Vec::new(),
-            begins: !options.raw,
-            raw: options.raw,
+            begins: !options.plain,
+            plain: options.plain,
             ended: false,
         })
     }
@@ -119,7 +119,7 @@ impl Generation {
     fn text_of(&mut self, token: u16) -> String {
         let tokenizer = self.generator.model().tokenizer();
         if let Some((_, name)) = tokenizer.special_at(token) {
-            self.begins = !self.raw;
+            self.begins = !self.plain;
             return flush(&mut self.pending, true) + name;
         }
         self.pending.extend(tokenizer.decode(token, &mut [0; MAX_TOKEN]));
@@ -202,10 +202,10 @@ impl Generation {
 }
 
 /// `<bos> [system <sys>] prompt <sep>`, or `<bos> prompt` to be continued.
-fn encode(model: &Model<'_>, prompt: &str, system: Option<&str>, raw: bool) -> Result<Vec<u16>, Error> {
+fn encode(model: &Model<'_>, prompt: &str, system: Option<&str>, plain: bool) -> Result<Vec<u16>, Error> {
     let tokenizer = model.tokenizer();
     let mut ids = vec![0; prompt.len() + system.map_or(0, str::len) + 3];
-    let len = if raw {
+    let len = if plain {
         let (first, rest) = ids.split_at_mut(1);
         first.fill(tokenizer.control("<bos>")?);
         1 + tokenizer.encode(prompt.as_bytes(), rest)?

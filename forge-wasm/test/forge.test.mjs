@@ -38,7 +38,7 @@ test("generate streams", async () => {
 test("each token is the likeliest, step by step", async () => {
   const forge = await load(file("full"));
   const prompt = "turn the lights on";
-  const pieces = await collect(forge.pieces(prompt, { maxTokens: 20, raw: true }));
+  const pieces = await collect(forge.pieces(prompt, { maxTokens: 20, plain: true }));
   const session = forge.session();
   const bos = 1;
   let logits;

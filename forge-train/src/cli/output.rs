@@ -41,7 +41,14 @@ impl Failure {
             return ExitCode::from(130);
         }
         say(&describe(error));
-        if let Some(hint) = error.hint().or_else(|| resume.map(|c| format!("try again with `{c}`"))) {
+        let go_on = |command: &String| match error {
+            // The same settings would give the same result.
+            Error::Gate(_) => {
+                format!("change a setting and run its phase again: `{command} --from PHASE --set KEY=VALUE`")
+            }
+            _ => format!("try again with `{command}`"),
+        };
+        if let Some(hint) = error.hint().or_else(|| resume.map(go_on)) {
             say(&format!("\nhint: {hint}"));
         }
         ExitCode::from(error.exit_code())

@@ -1,10 +1,10 @@
 //! One encoding a tensor under a byte budget: Lagrangian rate–distortion allocation (Shoham and Gersho 1988,
 //! "Efficient bit allocation for an arbitrary set of quantizers").
 //!
-//! For a price λ of a byte every tensor takes the candidate of least `distortion + λ·bytes`, which lies on the lower
-//! convex hull of its candidates. Lowering λ buys the hulls' edges by falling slope, so the bisection for the λ of
-//! a budget is a search in the sorted list of edges. What the hulls leave of the budget, single exchanges
-//! with the best gain for a byte fill.
+//! For a price λ of a byte every tensor takes the candidate of least `distortion + λ·bytes`, which lies on
+//! the lower convex hull of its candidates. Lowering λ buys the hulls' edges by falling slope, so the
+//! bisection for the λ of a budget is a search in the sorted list of edges. What the hulls leave of the
+//! budget, single exchanges with the best gain for a byte fill.
 
 use forge_formats::codec::Codec;
 
@@ -27,9 +27,9 @@ struct Edge {
 }
 
 /// Picks one candidate a tensor with the least total distortion within `budget_bytes` in total: optimal where
-/// the budget falls on a vertex of the joint hull, within one edge's gain of the optimum elsewhere. Candidates
-/// with a distortion that is not finite are left out. `None` when a tensor has no candidate or even the
-/// smallest do not fit.
+/// the budget falls on a vertex of the joint hull, within one edge's gain of the optimum elsewhere.
+/// Candidates with a distortion that is not finite are left out. `None` when a tensor has no candidate or
+/// even the smallest do not fit.
 pub fn choose(candidates: &[Vec<Candidate>], budget_bytes: u64) -> Option<Vec<usize>> {
     let hulls: Vec<Vec<usize>> = candidates.iter().map(|list| hull(list)).collect();
     let mut spent = 0u64;

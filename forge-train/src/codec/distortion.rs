@@ -10,9 +10,10 @@ pub enum Metric<'a> {
     /// Its square.
     #[default]
     Plain,
-    /// Its square times its column's importance, for example the mean square of that input on calibration data.
+    /// Its square times its column's importance, for example the mean square of that input on calibration
+    /// data.
     Columns(&'a [f32]),
-    /// `e H eᵀ` for a row's errors `e`, with the symmetric `H = E[x xᵀ]` of the inputs, row-major `cols × cols`.
+    /// `e H eᵀ` for a row's errors `e`, with the symmetric `H = E[x xᵀ]` of the inputs, `cols × cols`.
     Hessian(&'a [f32]),
 }
 
@@ -23,7 +24,8 @@ impl<'a> From<Option<&'a [f32]>> for Metric<'a> {
 }
 
 impl Metric<'_> {
-    /// One non-negative weight a column: the importance, or the Hessian's diagonal; `None` when all weigh the same.
+    /// One non-negative weight a column: the importance, or the Hessian's diagonal; `None` when all weigh the
+    /// same.
     pub fn columns(&self, cols: usize) -> Option<Vec<f32>> {
         match self {
             Metric::Plain => None,
@@ -127,8 +129,8 @@ impl Distortion {
     }
 }
 
-/// Encodings of one matrix to choose from: each codec's bytes and its loss times `sensitivity` (what a unit of the
-/// metric costs the model; see [`crate::codec::choose`]).
+/// Encodings of one matrix to choose from: each codec's bytes and its loss times `sensitivity` (what a unit
+/// of the metric costs the model; see [`crate::codec::choose`]).
 ///
 /// # Errors
 /// When a codec cannot encode the matrix, or loses more than zeros would.

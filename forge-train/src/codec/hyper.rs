@@ -1,7 +1,7 @@
 //! Hyper-Compression encoder (Fan et al. 2024, arXiv 2409.00592), K = 2: the nearest node for every pair.
 //!
-//! Two choices go beyond the released code without changing the bitstream: the side of the square is the one of
-//! least error instead of a constant, and each pair takes the ring of least error instead of the one its
+//! Two choices go beyond the released code without changing the bitstream: the side of the square is the one
+//! of least error instead of a constant, and each pair takes the ring of least error instead of the one its
 //! distance falls in.
 
 use forge_formats::codec::bitstream::BitWriter;
@@ -105,8 +105,8 @@ fn error(p: &HyperParams, winding: &Winding, pairs: &[Pair]) -> f64 {
     chunks.iter().sum()
 }
 
-/// The θ of least error for a pair, and that error. In every ring: the centroid, and in each of the winding's r rows
-/// (`n mod r` = 0..r, evenly spaced in x) the node nearest in x.
+/// The θ of least error for a pair, and that error. In every ring: the centroid, and in each of the winding's
+/// r rows (`n mod r` = 0..r, evenly spaced in x) the node nearest in x.
 fn nearest(p: &HyperParams, winding: &Winding, nodes: &Nodes, (pair, weights): &Pair) -> (u32, f64) {
     let (count, turn) = (u32::from(p.nodes), turn(p));
     let cost = |theta: u32| {

@@ -1,5 +1,5 @@
 //! Weight encoders: a matrix of floats becomes the payload of a codec, and the loss that costs is measured by
-//! decoding that payload with the reader the runtime uses. Bitstreams: `docs/codecs.md`.
+//! decoding that payload with the reader the runtime uses. See `docs/codecs.md`.
 
 pub mod choose;
 pub mod distortion;
@@ -49,9 +49,9 @@ impl Encoded {
     }
 }
 
-/// Encodes a matrix. `metric` says what an error costs; codecs that cannot use all of it use what they can (the
-/// simple ones nothing, SeedLM and Hyper a Hessian's diagonal, VPTQ the whole). SeedLM's tensor exponent is chosen here, whatever
-/// `codec` says.
+/// Encodes a matrix. `metric` says what an error costs; codecs that cannot use all of it use what they can
+/// (the simple ones nothing, SeedLM and Hyper a Hessian's diagonal, VPTQ the whole). SeedLM's tensor exponent
+/// is chosen here, whatever `codec` says.
 ///
 /// # Errors
 /// When a weight or the metric is not finite, sizes do not match, or the codec's parameters are out of range.

@@ -1,7 +1,8 @@
 //! Reference figures of the codecs on portable random sources, and what every codec must satisfy.
 //!
-//! Sources: SplitMix64 in counter form, Box–Muller; `Gauss` is N(0, 1) of seed 1, `Student` is Student's t with
-//! five degrees of freedom of seed 3, scaled to unit variance, both the first values of a 512 × 512 matrix.
+//! Sources: SplitMix64 in counter form, Box–Muller; `Gauss` is N(0, 1) of seed 1, `Student` is Student's t
+//! with five degrees of freedom of seed 3, scaled to unit variance, both the first values of a 512 × 512
+//! matrix.
 
 use std::sync::OnceLock;
 
@@ -128,8 +129,8 @@ fn hyper_reaches_its_reference_figures() {
     assert!(bits < 4.001 && (0.0125..=0.0132).contains(&d), "{bits} {d}");
 }
 
-/// What any codec must satisfy on Gaussian weights: better than zeros, not better than the rate–distortion bound
-/// at its full size.
+/// What any codec must satisfy on Gaussian weights: better than zeros, not better than the rate–distortion
+/// bound at its full size.
 fn sane(bits: f64, d: f64) -> bool {
     d < 1.0 && d >= 2f64.powf(-2.0 * bits)
 }
@@ -145,8 +146,8 @@ fn every_codec_beats_zeros_and_none_beats_the_gaussian_bound() {
     }
 }
 
-/// Negative control of the check above and of the production guard: a stand-in whose seeds have nothing to do with the
-/// weights, and one that forgets to count its codebook.
+/// Negative control of the check above and of the production guard: a stand-in whose seeds have nothing to do
+/// with the weights, and one that forgets to count its codebook.
 #[test]
 fn pretended_codecs_are_caught() {
     let original = matrix(Source::Gauss, 16, 480);
@@ -160,8 +161,8 @@ fn pretended_codecs_are_caught() {
     assert!(sane(bits, d) && !sane(2.0, d), "{bits} bits, D {d}");
 }
 
-/// Each stage of a chain codes what the one before decodes: the size is that of the last, the error never below that of
-/// coding the master weights directly.
+/// Each stage of a chain codes what the one before decodes: the size is that of the last, the error never
+/// below that of coding the master weights directly.
 #[test]
 fn stacking_lossy_codecs_never_helps() {
     let original = matrix(Source::Gauss, 32, 512);

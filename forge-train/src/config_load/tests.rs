@@ -78,6 +78,7 @@ fn values_take_the_type_of_the_default() {
 fn unknown_keys_get_a_path_and_a_suggestion() {
     for (assignment, path, near) in [
         ("phase5.train.stepz=1", "phase5.train.stepz", "did you mean `phase5.train.steps`?"),
+        ("phase5.stepz=1", "phase5.stepz", "did you mean `phase5.train.steps`?"),
         ("phas5.steps=1", "phas5.steps", "did you mean `phase5`?"),
         ("phase4.min_ration=1", "phase4.min_ration", "did you mean `phase4.min_ratio`?"),
         ("phase4.zebra=1", "phase4.zebra", "known here: "),

@@ -4,5 +4,6 @@
 pub mod emit;
 pub mod mixture;
 pub mod objective;
+pub mod shards;
 pub mod trainer;
 pub mod update;

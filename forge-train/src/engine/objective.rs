@@ -6,7 +6,8 @@ use candle_core::{Device, Tensor};
 
 use crate::config::{CognateConfig, DataConfig};
 use crate::data::batch::{Batch, Batcher};
-use crate::engine::trainer::Objective;
+use crate::engine::shards::SHARDS;
+use crate::engine::trainer::{Objective, Shard};
 use crate::error::Result;
 use crate::nn::{Forward, ForwardOptions, Network, loss};
 
@@ -21,22 +22,27 @@ pub fn batch_ids(batch: &Batch) -> Result<Tensor> {
 /// Next-token cross-entropy at every recursion (deep supervision) plus the halting head's target.
 pub struct LanguageModel {
     batcher: Batcher,
-    supervision: Vec<f32>,
+    supervision: Supervision,
+    halts: bool,
+}
+
+/// How the loss of a batch is put together.
+#[derive(Clone)]
+struct Supervision {
+    recursions: Vec<f32>,
     halt_weight: f32,
     halt_margin: f32,
-    halts: bool,
 }
 
 impl LanguageModel {
     /// Trains on `batcher`'s batches with the supervision of phase 1's configuration.
     pub fn new(batcher: Batcher, cognate: &CognateConfig) -> Self {
-        Self {
-            batcher,
-            supervision: cognate.supervision.clone(),
+        let supervision = Supervision {
+            recursions: cognate.supervision.clone(),
             halt_weight: cognate.halt_weight,
             halt_margin: cognate.halt_margin,
-            halts: true,
-        }
+        };
+        Self { batcher, supervision, halts: true }
     }
 
     /// Runs every recursion of every token: for the first stage, in which later recursions have yet to become
@@ -56,26 +62,56 @@ impl LanguageModel {
     pub fn set_batcher(&mut self, batcher: Batcher) {
         self.batcher = batcher;
     }
-}
 
-impl Objective for LanguageModel {
-    fn loss(&mut self, network: &Network, step: u64) -> Result<Tensor> {
+    /// The loss of step `step` in one piece.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn loss(&self, network: &Network, step: u64) -> Result<Tensor> {
         let batch = self.batcher.batch(step);
-        let halting = self.halts_at(network, step);
-        let forward = network.forward(&batch_ids(&batch)?, ForwardOptions { halting })?;
-        self.supervised_loss(network, &forward, &batch, !halting)
+        self.supervision.loss(network, &batch, self.halts_at(network, step))
     }
 }
 
-impl LanguageModel {
+impl Objective for LanguageModel {
+    fn shards(&mut self, network: &Network, step: u64) -> Result<Vec<Shard<'_>>> {
+        let halting = self.halts_at(network, step);
+        let supervision = &self.supervision;
+        Ok(split(&self.batcher.batch(step))
+            .into_iter()
+            .map(|batch| Shard {
+                weight: batch.weights.iter().sum(),
+                work: Box::new(move |network| supervision.loss(network, &batch, halting)),
+            })
+            .collect())
+    }
+}
+
+/// A batch's rows dealt out to [`SHARDS`] batches; those without rows are left out.
+fn split(batch: &Batch) -> Vec<Batch> {
+    let deal = |shard: usize| {
+        let rows = (shard..batch.rows).step_by(SHARDS);
+        let mut part = Batch { ids: vec![], targets: vec![], weights: vec![], rows: 0, cols: batch.cols };
+        for row in rows {
+            let at = row * batch.cols..(row + 1) * batch.cols;
+            part.ids.extend(&batch.ids[at.clone()]);
+            part.targets.extend(&batch.targets[at.clone()]);
+            part.weights.extend(&batch.weights[at]);
+            part.rows += 1;
+        }
+        part
+    };
+    (0..SHARDS).map(deal).filter(|part| part.rows > 0).collect()
+}
+
+impl Supervision {
+    fn loss(&self, network: &Network, batch: &Batch, halting: bool) -> Result<Tensor> {
+        let forward = network.forward(&batch_ids(batch)?, ForwardOptions { halting })?;
+        self.of(network, &forward, batch, !halting)
+    }
+
     /// Deep supervision, and the halting head's loss where `teach_halting` is set.
-    fn supervised_loss(
-        &self,
-        network: &Network,
-        forward: &Forward,
-        batch: &Batch,
-        teach_halting: bool,
-    ) -> Result<Tensor> {
+    fn of(&self, network: &Network, forward: &Forward, batch: &Batch, teach_halting: bool) -> Result<Tensor> {
         let recursions = forward.answers.len();
         let teach_halting = teach_halting && self.halt_weight > 0.0 && !forward.halt.is_empty();
         let (mut terms, mut scores) = (Vec::new(), Vec::new());
@@ -85,7 +121,7 @@ impl LanguageModel {
                 scores.push(loss::token_scores(&logits, &batch.targets)?);
             }
             let ce = loss::weighted_cross_entropy(&logits, &batch.targets, &batch.weights)?;
-            terms.push((ce, supervision_weight(&self.supervision, t, recursions)));
+            terms.push((ce, supervision_weight(&self.recursions, t, recursions)));
         }
         let ce = weighted_mean(&terms)?;
         if !teach_halting {
@@ -94,8 +130,11 @@ impl LanguageModel {
         let mut halting = Vec::new();
         for (t, logit) in forward.halt.iter().enumerate() {
             let enough = |gain: f32| if gain < self.halt_margin { 1.0 } else { 0.0 };
-            let targets: Vec<f32> =
-                scores[t].iter().zip(&scores[t + 1]).map(|(now, next)| enough(now.loss - next.loss)).collect();
+            let targets: Vec<f32> = scores[t]
+                .iter()
+                .zip(&scores[t + 1])
+                .map(|(now, next)| enough(now.loss - next.loss))
+                .collect();
             halting.push((loss::binary_cross_entropy(logit, &targets, &batch.weights)?, 1.0));
         }
         Ok((ce + (weighted_mean(&halting)? * f64::from(self.halt_weight))?)?)
@@ -130,17 +169,24 @@ pub struct Distillation {
 }
 
 impl Objective for Distillation {
-    fn loss(&mut self, network: &Network, step: u64) -> Result<Tensor> {
-        let batch = self.data.batcher.batch(step);
-        let ids = batch_ids(&batch)?;
-        let teacher = self.teacher.forward(&ids, ForwardOptions { halting: self.teacher.config().halting })?;
-        let teacher = self.teacher.logits(teacher.answer())?;
+    fn shards(&mut self, network: &Network, step: u64) -> Result<Vec<Shard<'_>>> {
         let halting = self.data.halts_at(network, step);
-        let forward = network.forward(&ids, ForwardOptions { halting })?;
-        let student = network.logits(forward.answer())?;
-        let kl = loss::kl(&student, &teacher, &batch.weights, 1.0)?;
-        let data = self.data.supervised_loss(network, &forward, &batch, !halting)?;
-        Ok(((kl * f64::from(self.weight))? + (data * f64::from(1.0 - self.weight))?)?)
+        let (supervision, teacher, weight) = (&self.data.supervision, &self.teacher, self.weight);
+        Ok(split(&self.data.batcher.batch(step))
+            .into_iter()
+            .map(|batch| Shard {
+                weight: batch.weights.iter().sum(),
+                work: Box::new(move |network| {
+                    let ids = batch_ids(&batch)?;
+                    let told = teacher.forward(&ids, ForwardOptions { halting: teacher.config().halting })?;
+                    let told = teacher.logits(told.answer())?;
+                    let forward = network.forward(&ids, ForwardOptions { halting })?;
+                    let kl = loss::kl(&network.logits(forward.answer())?, &told, &batch.weights, 1.0)?;
+                    let data = supervision.of(network, &forward, &batch, !halting)?;
+                    Ok(((kl * f64::from(weight))? + (data * f64::from(1.0 - weight))?)?)
+                }),
+            })
+            .collect())
     }
 }
 

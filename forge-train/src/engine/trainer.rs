@@ -10,20 +10,32 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 
 use crate::config::TrainConfig;
+use crate::engine::shards::Pools;
 use crate::engine::update::UpdateRule;
 use crate::error::{Error, Result};
 use crate::nn::{Network, Precision, Projections};
-use crate::optim::Gradients;
 use crate::pipeline::{Checkpoint, PhaseContext};
 use crate::weights::{Key, Matrix, Weights};
 
+/// Makes a loss: a scalar with a graph back to the network's parameters.
+pub type Work<'w> = Box<dyn FnOnce(&Network) -> Result<Tensor> + Send + 'w>;
+
+/// A part of a step's batch that is computed on its own thread.
+pub struct Shard<'w> {
+    /// Its share of the step's loss is `weight / Σ weights`.
+    pub weight: f32,
+    /// Its loss.
+    pub work: Work<'w>,
+}
+
 /// What is minimised.
 pub trait Objective {
-    /// The loss of step `step`, a scalar with a graph back to the network's parameters.
+    /// The parts of step `step`'s loss, the same for any number of processors. Sampling, and whatever else must be
+    /// done in order, is done here.
     ///
     /// # Errors
-    /// If a tensor operation fails.
-    fn loss(&mut self, network: &Network, step: u64) -> Result<Tensor>;
+    /// If the step cannot be prepared.
+    fn shards(&mut self, network: &Network, step: u64) -> Result<Vec<Shard<'_>>>;
 
     /// Runs after the update of `step`; may measure and adapt (a curriculum, for instance).
     ///
@@ -101,6 +113,7 @@ struct Run<'a> {
     stage: &'a Stage<'a>,
     network: Network,
     rule: UpdateRule,
+    pools: Pools,
     step: u64,
     first_loss: f32,
     mean_loss: f32,
@@ -115,8 +128,15 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let network = Network::new(weights, stage.precision, &Device::Cpu)?;
         let rule = UpdateRule::new(stage.train, &weights.config);
-        let mut run =
-            Self { stage, network, rule, step: 0, first_loss: f32::NAN, mean_loss: f32::NAN };
+        let mut run = Self {
+            stage,
+            network,
+            rule,
+            pools: Pools::default(),
+            step: 0,
+            first_loss: f32::NAN,
+            mean_loss: f32::NAN,
+        };
         if let Some(checkpoint) = ctx.checkpoints.latest(stage.name)? {
             run.restore(checkpoint, weights, objective)?;
         }
@@ -136,15 +156,14 @@ impl<'a> Run<'a> {
 
     fn advance(&mut self, objective: &mut dyn Objective) -> Result<()> {
         self.network.set_precision(self.precision());
-        let loss = objective.loss(&self.network, self.step)?;
-        let value = loss.to_scalar::<f32>()?;
+        let shards = objective.shards(&self.network, self.step)?;
+        let (value, mut grads) = self.pools.gradients(&self.network, shards)?;
         if !value.is_finite() {
             return Err(Error::Gate(format!(
                 "{}: loss became {value} at step {}; lower the learning rate",
                 self.stage.name, self.step
             )));
         }
-        let mut grads = Gradients::collect(self.network.vars(), &mut loss.backward()?)?;
         grads.retain(|key| !(self.stage.frozen)(*key));
         self.rule.apply(&self.network, grads, self.step)?;
         if self.step == 0 {

@@ -39,8 +39,7 @@ impl UpdateRule {
             (Box::new(AdamW::new(rest)), config.lr)
         };
         let decay = (config.decay_share.clamp(0.0, 1.0) * config.steps as f32) as u64;
-        let schedule =
-            Schedule::Stable { warmup: config.warmup, total: config.steps, decay, floor: 0.0 };
+        let schedule = Schedule::Stable { warmup: config.warmup, total: config.steps, decay, floor: 0.0 };
         Self { filter, optimizer, schedule, peak, clip: config.clip }
     }
 

@@ -10,7 +10,8 @@ use candle_core::{Device, Tensor};
 use crate::data::{Example, Sequence, Slice, System, encode};
 use crate::engine::emit::{emit, ternary_int8};
 use crate::engine::objective::{LanguageModel, batch_ids, batcher};
-use crate::engine::trainer::{Objective, Stage, train};
+use crate::engine::shards::SHARDS;
+use crate::engine::trainer::{Objective, Shard, Stage, train};
 use crate::error::Result;
 use crate::eval::{self, EvalReport, SampleOptions};
 use crate::nn::{ForwardOptions, Network, Precision, loss};
@@ -183,8 +184,7 @@ fn bake(
         replay: LanguageModel::new(batches, &ctx.config.phase1),
         cycle,
     };
-    let stage =
-        Stage { name: &name, train: &cfg.train, precision, lambda_share: 0.0, frozen: &|_| false };
+    let stage = Stage { name: &name, train: &cfg.train, precision, lambda_share: 0.0, frozen: &|_| false };
     let baked = train(ctx, &stage, student, &mut objective)?.weights;
     let network = Network::new(&baked, precision, &Device::Cpu)?;
     let after = divergence(ctx, &objective.teacher, &network, probe)?;
@@ -220,16 +220,31 @@ struct BakeObjective<'a> {
 }
 
 impl Objective for BakeObjective<'_> {
-    fn loss(&mut self, network: &Network, step: u64) -> Result<Tensor> {
+    fn shards(&mut self, network: &Network, step: u64) -> Result<Vec<Shard<'_>>> {
         let label = format!("phase6.cycle{}", self.cycle);
         let mut rng = Rng::at_step(self.ctx.seed, &label, step);
         let rehearse = if self.pool.is_empty() { 0.0 } else { 0.5 };
         let chosen: Vec<&Trajectory> = (0..BATCH)
             .map(|_| if rng.chance(rehearse) { rng.pick(&self.pool) } else { rng.pick(&self.fresh) })
             .collect();
-        let kl = baking_loss(self.ctx, &self.teacher, network, &chosen, ForwardOptions { halting: false })?;
-        let data = self.replay.loss(network, step)?;
-        Ok((kl + (data * f64::from(self.ctx.config.phase6.replay))?)?)
+        let pad = self.ctx.data.tokenizer.control("<pad>");
+        let teacher = &self.teacher;
+        let replay = self.replay.shards(network, step)?;
+        let share = f64::from(self.ctx.config.phase6.replay);
+        Ok(replay
+            .into_iter()
+            .enumerate()
+            .map(|(i, data)| {
+                let part: Vec<&Trajectory> = chosen.iter().skip(i).step_by(SHARDS).copied().collect();
+                let tokens: usize = part.iter().map(|t| t.completion).sum();
+                let work = move |network: &Network| {
+                    let options = ForwardOptions { halting: false };
+                    let kl = baking_loss(pad, teacher, network, &part, options)?;
+                    Ok((kl + ((data.work)(network)? * share)?)?)
+                };
+                Shard { weight: tokens as f32, work: Box::new(work) }
+            })
+            .collect())
     }
 }
 
@@ -244,19 +259,24 @@ fn divergence(
         return Ok(0.0);
     }
     let probe: Vec<&Trajectory> = probe.iter().collect();
-    let kl = baking_loss(ctx, teacher, student, &probe, ForwardOptions { halting: true })?;
+    let kl = baking_loss(
+        ctx.data.tokenizer.control("<pad>"),
+        teacher,
+        student,
+        &probe,
+        ForwardOptions { halting: true },
+    )?;
     Ok(f64::from(kl.to_scalar::<f32>()?))
 }
 
 /// `KL(P_teacher(·|system, x, y_<t) ‖ P_student(·|x, y_<t))`, mean over all completion tokens.
 fn baking_loss(
-    ctx: &PhaseContext<'_>,
+    pad: u16,
     teacher: &Network,
     student: &Network,
     chosen: &[&Trajectory],
     options: ForwardOptions,
 ) -> Result<Tensor> {
-    let pad = ctx.data.tokenizer.control("<pad>");
     let with: Vec<&[u16]> = chosen.iter().map(|t| t.prompted.as_slice()).collect();
     let without: Vec<&[u16]> = chosen.iter().map(|t| t.bare.as_slice()).collect();
     let target = completion_logits(teacher, &with, chosen, pad, ForwardOptions { halting: true })?.detach();
@@ -273,10 +293,8 @@ fn completion_logits(
     pad: u16,
     options: ForwardOptions,
 ) -> Result<Tensor> {
-    let sequences: Vec<Sequence> = rows
-        .iter()
-        .map(|ids| Sequence { ids: ids.to_vec(), weights: vec![1.0; ids.len()] })
-        .collect();
+    let sequences: Vec<Sequence> =
+        rows.iter().map(|ids| Sequence { ids: ids.to_vec(), weights: vec![1.0; ids.len()] }).collect();
     let batch = crate::data::batch::collate(&sequences.iter().collect::<Vec<_>>(), pad);
     let mut positions = Vec::new();
     for (r, (ids, trajectory)) in rows.iter().zip(chosen).enumerate() {

@@ -34,7 +34,8 @@ impl Phase for BitNet {
         let zeros = zero_share(&latent);
         let sequences = calibration_sequences(ctx);
         let calibration = input_moments(ctx, &latent, Precision::FLOAT, &sequences)?;
-        let before = ctx.inputs[&PhaseId::QuietStar].metrics.get("bits_per_byte").copied().unwrap_or(f64::NAN);
+        let before =
+            ctx.inputs[&PhaseId::QuietStar].metrics.get("bits_per_byte").copied().unwrap_or(f64::NAN);
         let mut metrics = common::metrics(&latent, &emitted);
         metrics.insert("compression_ratio".into(), ratio);
         metrics.insert("zero_share".into(), zeros);
@@ -44,7 +45,10 @@ impl Phase for BitNet {
         let artifacts = vec![
             ("model".into(), emitted.artifact),
             ("latent".into(), ctx.store.put_weights(&latent)?),
-            ("calibration".into(), ctx.store.put_bytes(ArtifactKind::Calibration, &calibration_json(&calibration))?),
+            (
+                "calibration".into(),
+                ctx.store.put_bytes(ArtifactKind::Calibration, &calibration_json(&calibration))?,
+            ),
         ];
         Ok(PhaseOutput {
             artifacts,
@@ -53,7 +57,10 @@ impl Phase for BitNet {
             gate: Gate {
                 passed: ratio >= cfg.min_ratio && emitted.bytes.len() as u64 <= cfg.max_bytes && specials,
                 rule: format!("≥ {}× smaller than the FP32 file, special rows bit-identical", cfg.min_ratio),
-                measured: format!("{ratio:.2}×, special rows {}", if specials { "identical" } else { "differ" }),
+                measured: format!(
+                    "{ratio:.2}×, special rows {}",
+                    if specials { "identical" } else { "differ" }
+                ),
                 fallback: None,
             },
         })

@@ -27,9 +27,8 @@ pub fn input_moments(
     let mut moments: BTreeMap<Key, (Vec<f64>, f64)> = BTreeMap::new();
     for chunk in sequences.chunks(16) {
         let batch = collate(&chunk.iter().collect::<Vec<_>>(), ctx.data.tokenizer.control("<pad>"));
-        let real: Vec<bool> = (0..batch.rows * batch.cols)
-            .map(|i| i % batch.cols < chunk[i / batch.cols].ids.len())
-            .collect();
+        let real: Vec<bool> =
+            (0..batch.rows * batch.cols).map(|i| i % batch.cols < chunk[i / batch.cols].ids.len()).collect();
         let mut record = |key: Key, values: &[f32], cols: usize| {
             let (sums, count) = moments.entry(key).or_insert_with(|| (vec![0.0; cols], 0.0));
             for (row, _) in values.chunks_exact(cols).zip(&real).filter(|(_, real)| **real) {

@@ -22,7 +22,7 @@ const TRUNK: &str = "trunk";
 /// Share of each domain in the trunk's mix.
 const TRUNK_SHARES: [f32; 3] = [0.15, 0.2, 0.65];
 /// Share of a branch's own domain; the others keep the rest in equal parts.
-const OWN_SHARE: f32 = 0.7;
+const OWN_SHARE: f32 = 0.9;
 
 /// The phase.
 pub struct Cognate;
@@ -81,13 +81,8 @@ impl Cognate {
         if name == TRUNK {
             objective = objective.without_halting();
         }
-        let stage = Stage {
-            name,
-            train: config,
-            precision: Precision::FLOAT,
-            lambda_share: 0.0,
-            frozen: &|_| false,
-        };
+        let stage =
+            Stage { name, train: config, precision: Precision::FLOAT, lambda_share: 0.0, frozen: &|_| false };
         train(ctx, &stage, start, &mut objective)
     }
 
@@ -106,10 +101,7 @@ impl Cognate {
             let best = (0..3).min_by(|a, b| column[*a].total_cmp(&column[*b])).unwrap_or(0);
             own_best += usize::from(best == d || column[d].is_nan());
             for (b, other) in Domain::ALL.into_iter().enumerate() {
-                metrics.insert(
-                    format!("{}.bpb_on_{}", other.branch(), domain.branch()),
-                    finite(column[b]),
-                );
+                metrics.insert(format!("{}.bpb_on_{}", other.branch(), domain.branch()), finite(column[b]));
             }
         }
         let primary = &branches[Domain::Adaptive as usize];
@@ -135,14 +127,20 @@ impl Cognate {
                 "trunk loss {:.2} → {:.2}, 3 branches, {own_best}/3 best on their own slice",
                 trunk.first_loss, trunk.final_loss
             ),
-            gate: Gate {
-                passed: (low..=high).contains(&count) && own_best == 3,
-                rule: format!("3 models of {low}–{high} parameters, each best on its own slice"),
-                measured: format!("{count} parameters, {own_best}/3"),
-                fallback: None,
-            },
+            gate: gate(low..=high, count, own_best),
         })
     }
+}
+
+/// Parameters must be in range; branches that do not all specialise are merged all the same.
+fn gate(range: std::ops::RangeInclusive<u64>, count: u64, own_best: usize) -> Gate {
+    let (low, high) = (range.start(), range.end());
+    let rule = format!("3 models of {low}–{high} parameters, each best on its own slice");
+    let measured = format!("{count} parameters, {own_best}/3");
+    if range.contains(&count) && own_best < 3 {
+        return Gate::fell_back(&rule, &format!("{measured}; merged all the same, the best one leading"));
+    }
+    Gate { passed: range.contains(&count), rule, measured, fallback: None }
 }
 
 fn finite(v: f64) -> f64 {
@@ -174,4 +172,18 @@ fn slice_table(ctx: &PhaseContext<'_>, branches: &[Weights]) -> Result<Vec<[f64;
         table.push(row);
     }
     Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::gate;
+
+    #[test]
+    fn only_three_specialists_of_the_right_size_pass() {
+        assert!(gate(10..=20, 15, 3).passed);
+        let unspecialised = gate(10..=20, 15, 2);
+        assert!(!unspecialised.passed && unspecialised.open());
+        assert!(!gate(10..=20, 21, 3).open());
+        assert!(!gate(10..=20, 21, 2).open());
+    }
 }

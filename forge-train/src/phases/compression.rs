@@ -75,8 +75,7 @@ impl Phase for Compression {
 /// The stages in the order of the source documents: name, gentle settings, strong settings.
 fn stages() -> [(&'static str, Vec<Codec>, Vec<Codec>); 3] {
     let seed = |block, coeffs| Codec::SeedLm(SeedLmParams { block, coeffs, bits: 16, exponent: 0 });
-    let vptq =
-        |dim, index_bits, residual_bits| Codec::Vptq(VptqParams { dim, index_bits, residual_bits });
+    let vptq = |dim, index_bits, residual_bits| Codec::Vptq(VptqParams { dim, index_bits, residual_bits });
     let hyper = |nodes| Codec::Hyper(HyperParams { nodes, rings: 2 });
     [
         ("SeedLM", vec![seed(8, 3)], vec![seed(12, 4)]),
@@ -196,12 +195,10 @@ fn stage(
 }
 
 fn add_candidates(weights: &Weights, options: &mut Options, codecs: &[Codec]) -> Result<()> {
-    let tables: Vec<Key> =
-        options.keys().filter(|k| k.0.kind() == RoleKind::Table).copied().collect();
+    let tables: Vec<Key> = options.keys().filter(|k| k.0.kind() == RoleKind::Table).copied().collect();
     for key in tables {
         let m = &weights.tensors[&key];
-        let encoded: Vec<Encoded> =
-            codecs.par_iter().map(|c| encode(*c, m)).collect::<Result<Vec<_>>>()?;
+        let encoded: Vec<Encoded> = codecs.par_iter().map(|c| encode(*c, m)).collect::<Result<Vec<_>>>()?;
         options.get_mut(&key).expect("the key came from the map").extend(encoded);
     }
     Ok(())
@@ -221,7 +218,11 @@ fn choose(
             let end = limit.map_or(list.len(), |l| l[key]);
             list[..end]
                 .iter()
-                .map(|e| Candidate { codec: e.codec, bytes: e.payload.len() as u64, distortion: e.distortion })
+                .map(|e| Candidate {
+                    codec: e.codec,
+                    bytes: e.payload.len() as u64,
+                    distortion: e.distortion,
+                })
                 .collect()
         })
         .collect();
@@ -255,7 +256,8 @@ fn finish(
     metrics.insert("retention".into(), kept);
     metrics.insert("bytes_before".into(), before.bytes.len() as f64);
     metrics.insert("total_compression_ratio".into(), fp32 as f64 / size as f64);
-    let report = ctx.store.put_bytes(ArtifactKind::Report, json!({ "stages": log }).to_string().as_bytes())?;
+    let report =
+        ctx.store.put_bytes(ArtifactKind::Report, json!({ "stages": log }).to_string().as_bytes())?;
     log.iter().for_each(|line| ctx.progress.note(line));
     let rule = format!("≤ {} B with ≥ {:.0} % retention", cfg.budget, 100.0 * cfg.min_retention);
     let measured = format!("{size} B, {:.1} %", 100.0 * kept);

@@ -14,7 +14,7 @@ use crate::data::batch::Batcher;
 use crate::data::{Example, Slice};
 use crate::engine::emit::{Card, emit, ternary_int8};
 use crate::engine::objective::{LanguageModel, batcher};
-use crate::engine::trainer::{Objective, Stage, train};
+use crate::engine::trainer::{Objective, Shard, Stage, train};
 use crate::error::Result;
 use crate::eval::{self, Rate};
 use crate::nn::{Network, Precision};
@@ -41,7 +41,7 @@ impl Phase for Forge {
         let cfg = &ctx.config.phase5;
         let thoughts = ctx.inputs.get(&PhaseId::QuietStar).is_some_and(|q| q.gate.fallback.is_none());
         let mut objective = CurriculumObjective::new(ctx, &start, thoughts)?;
-        let smallest = smallest_gradient(ctx, &start, &mut objective)?;
+        let smallest = smallest_gradient(ctx, &start, &objective.inner)?;
         let stage = Stage {
             name: "quantisation_aware",
             train: &cfg.train,
@@ -84,11 +84,7 @@ impl Phase for Forge {
 }
 
 /// The smallest gradient norm over the ternary layers at the start, with quantisation fully on.
-fn smallest_gradient(
-    ctx: &PhaseContext<'_>,
-    weights: &Weights,
-    objective: &mut dyn Objective,
-) -> Result<f64> {
+fn smallest_gradient(ctx: &PhaseContext<'_>, weights: &Weights, objective: &LanguageModel) -> Result<f64> {
     let network = Network::new(weights, Precision::TERNARY, &Device::Cpu)?;
     let loss = objective.loss(&network, 0)?;
     let norms = projection_gradient_norms(&network, &loss)?;
@@ -159,13 +155,10 @@ impl<'a> CurriculumObjective<'a> {
             valid.filter(|e| e.slice == Slice::Arithmetic && e.level > 0).cloned().collect();
         let card = common::card(ctx, PhaseId::Forge, serde_json::json!({}));
         let bytes = emit(start, &ctx.data.tokenizer, &card, &ternary_int8)?;
-        let accuracy = (1..=LEVELS)
-            .map(|level| assess(&bytes, &problems, level))
-            .collect::<Result<Vec<Rate>>>()?;
+        let accuracy =
+            (1..=LEVELS).map(|level| assess(&bytes, &problems, level)).collect::<Result<Vec<Rate>>>()?;
         let curriculum = Curriculum::place(&accuracy, cfg.advance_at);
-        let inner = LanguageModel::new(
-            level_batcher(ctx, curriculum.level, thoughts),
-            &ctx.config.phase1);
+        let inner = LanguageModel::new(level_batcher(ctx, curriculum.level, thoughts), &ctx.config.phase1);
         Ok(Self { ctx, inner, curriculum, problems, card, thoughts })
     }
 }
@@ -187,8 +180,8 @@ fn assess(bytes: &[u8], problems: &[Example], level: u8) -> Result<Rate> {
 }
 
 impl Objective for CurriculumObjective<'_> {
-    fn loss(&mut self, network: &Network, step: u64) -> Result<Tensor> {
-        self.inner.loss(network, step)
+    fn shards(&mut self, network: &Network, step: u64) -> Result<Vec<Shard<'_>>> {
+        self.inner.shards(network, step)
     }
 
     fn after_step(&mut self, network: &Network, step: u64) -> Result<()> {

@@ -44,8 +44,7 @@ impl Phase for EvoMerge {
         ctx.progress.start("evolution", settings.generations as u64);
         let evolution = evolve(founders, settings, ctx.seed, &mut fitness)?;
         ctx.progress.finish();
-        let parents =
-            branches.iter().map(|b| bits(ctx, b, &holdout)).collect::<Result<Vec<f64>>>()?;
+        let parents = branches.iter().map(|b| bits(ctx, b, &holdout)).collect::<Result<Vec<f64>>>()?;
         let best = (0..3).min_by(|a, b| parents[*a].total_cmp(&parents[*b])).unwrap_or(0);
         let champion = bits(ctx, &evolution.champion, &holdout)?;
         finish(ctx, evolution, &branches[best], champion, parents[best])
@@ -82,8 +81,7 @@ impl<'a> Fitness<'a> {
             .collect::<Vec<Sequence>>();
         sequences.sort_by_key(|s| s.ids.len());
         let pad = ctx.data.tokenizer.control("<pad>");
-        let batches =
-            sequences.chunks(ROWS).map(|c| collate(&c.iter().collect::<Vec<_>>(), pad)).collect();
+        let batches = sequences.chunks(ROWS).map(|c| collate(&c.iter().collect::<Vec<_>>(), pad)).collect();
         Self { ctx, batches }
     }
 }

@@ -16,7 +16,7 @@ use crate::data::{Completion, Example, Sequence, encode};
 use crate::engine::emit::{Card, emit, float32};
 use crate::engine::mixture::Domains;
 use crate::engine::objective::{LanguageModel, batch_ids, batcher};
-use crate::engine::trainer::{Objective, Stage, train};
+use crate::engine::trainer::{Objective, Shard, Stage, train};
 use crate::error::Result;
 use crate::eval::{self, Rate, SampleOptions};
 use crate::nn::{ForwardOptions, Network, Precision, loss};
@@ -100,13 +100,8 @@ fn supervise(
 ) -> Result<Weights> {
     let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, ctx.seed, name);
     let mut objective = LanguageModel::new(batches, &ctx.config.phase1);
-    let stage = Stage {
-        name,
-        train: config,
-        precision: Precision::FLOAT,
-        lambda_share: 0.0,
-        frozen: &|_| false,
-    };
+    let stage =
+        Stage { name, train: config, precision: Precision::FLOAT, lambda_share: 0.0, frozen: &|_| false };
     Ok(train(ctx, &stage, start, &mut objective)?.weights)
 }
 
@@ -133,8 +128,7 @@ fn train_control(ctx: &PhaseContext<'_>, start: &Weights, pauses: usize) -> Resu
         .filter(|e| e.is_reasoned())
         .map(|e| encode::prefix(tokenizer, e))
         .collect();
-    let sequences: Vec<Sequence> =
-        mixed.iter().map(|s| with_pauses(s, tokenizer, &worked, pauses)).collect();
+    let sequences: Vec<Sequence> = mixed.iter().map(|s| with_pauses(s, tokenizer, &worked, pauses)).collect();
     supervise(ctx, "control", start, Arc::new(sequences), &config)
 }
 
@@ -230,28 +224,13 @@ struct Reinforce<'a> {
 }
 
 impl Objective for Reinforce<'_> {
-    fn loss(&mut self, network: &Network, step: u64) -> Result<Tensor> {
+    fn shards(&mut self, network: &Network, step: u64) -> Result<Vec<Shard<'_>>> {
+        let cfg = &self.ctx.config.phase3;
         let rollouts = self.rollouts(network, step)?;
-        let rows: Vec<&Rollout> = rollouts.iter().collect();
-        let batch = crate::data::batch::collate(
-            &rows.iter().map(|r| &r.sequence).collect::<Vec<_>>(),
-            self.ctx.data.tokenizer.control("<pad>"),
-        );
-        let forward = network.forward(&batch_ids(&batch)?, ForwardOptions { halting: false })?;
-        let logits = network.logits(forward.answer())?;
-        let losses: Vec<f32> =
-            loss::token_scores(&logits, &batch.targets)?.iter().map(|s| s.loss).collect();
-        let rewards: Vec<f32> =
-            rows.iter().enumerate().map(|(i, r)| r.reward(&losses[i * batch.cols..])).collect();
-        let mut weights = vec![0.0; batch.rows * batch.cols];
-        for (i, row) in rows.iter().enumerate() {
-            let group = &rewards[i - i % self.ctx.config.phase3.thoughts..];
-            let group = &group[..self.ctx.config.phase3.thoughts.min(group.len())];
-            let baseline = group.iter().sum::<f32>() / group.len() as f32;
-            let advantage = (rewards[i] - baseline).max(0.0) * self.ctx.config.phase3.policy_weight;
-            row.weigh(&mut weights[i * batch.cols..(i + 1) * batch.cols], advantage);
-        }
-        loss::weighted_cross_entropy(&logits, &batch.targets, &weights)
+        let pad = self.ctx.data.tokenizer.control("<pad>");
+        let (thoughts, policy) = (cfg.thoughts, cfg.policy_weight);
+        let work = move |network: &Network| policy_loss(network, &rollouts, pad, thoughts, policy);
+        Ok(vec![Shard { weight: 1.0, work: Box::new(work) }])
     }
 
     fn state(&self) -> Vec<f32> {
@@ -284,6 +263,31 @@ impl Rollout {
         self.thought.clone().for_each(|i| weights[i - 1] = advantage);
         self.answer.clone().for_each(|i| weights[i - 1] = 1.0);
     }
+}
+
+/// Likelihood of thoughts weighted by their advantage, plus the likelihood of the answers.
+fn policy_loss(
+    network: &Network,
+    rows: &[Rollout],
+    pad: u16,
+    thoughts: usize,
+    policy: f32,
+) -> Result<Tensor> {
+    let batch = crate::data::batch::collate(&rows.iter().map(|r| &r.sequence).collect::<Vec<_>>(), pad);
+    let forward = network.forward(&batch_ids(&batch)?, ForwardOptions { halting: false })?;
+    let logits = network.logits(forward.answer())?;
+    let losses: Vec<f32> = loss::token_scores(&logits, &batch.targets)?.iter().map(|s| s.loss).collect();
+    let rewards: Vec<f32> =
+        rows.iter().enumerate().map(|(i, r)| r.reward(&losses[i * batch.cols..])).collect();
+    let mut weights = vec![0.0; batch.rows * batch.cols];
+    for (i, row) in rows.iter().enumerate() {
+        let group = &rewards[i - i % thoughts..];
+        let group = &group[..thoughts.min(group.len())];
+        let baseline = group.iter().sum::<f32>() / group.len() as f32;
+        let advantage = (rewards[i] - baseline).max(0.0) * policy;
+        row.weigh(&mut weights[i * batch.cols..(i + 1) * batch.cols], advantage);
+    }
+    loss::weighted_cross_entropy(&logits, &batch.targets, &weights)
 }
 
 impl Reinforce<'_> {

@@ -244,6 +244,7 @@ fn a_damaged_artifact_of_a_done_phase_is_noticed() {
     drop(session);
     let (result, ran) = bench.run(Range::ALL);
     assert!(matches!(result, Err(Error::Artifact(_))) && ran.is_empty());
+    bench.act.borrow_mut().clear();
     assert_eq!(bench.run(range(3, 8, true)).0.unwrap().len(), 8, "running that phase again mends it");
 }
 

@@ -153,8 +153,8 @@ pub fn payload_len(p: &HyperParams, rows: u32, cols: u32) -> Option<u64> {
 /// Checks a payload once; afterwards every row decodes to finite numbers.
 ///
 /// # Errors
-/// [`Error::Codec`] for parameters or header numbers out of range, a wrong length, a θ beyond the last node of
-/// the last ring, or padding bits that are not zero.
+/// [`Error::Codec`] for parameters or header numbers out of range, a wrong length, a θ beyond the last node
+/// of the last ring, or padding bits that are not zero.
 pub fn validate(p: &HyperParams, rows: u32, cols: u32, payload: &[u8]) -> Result<()> {
     let bad = Error::Codec("hyper");
     if payload_len(p, rows, cols) != Some(payload.len() as u64) || Winding::read(payload).is_none() {

@@ -1,11 +1,11 @@
-//! SeedLM (Shafipour et al. 2024, arXiv 2410.10714): a block of C weights is a pseudo-random basis, grown from
-//! a seed, times P coefficients of four bits.
+//! SeedLM (Shafipour et al. 2024, arXiv 2410.10714): a block of C weights is a pseudo-random basis, grown
+//! from a seed, times P coefficients of four bits.
 //!
 //! Row: `ceil(cols / C)` blocks, then zero bits to a whole byte. Block, least significant bits first: seed
 //! (K bits, not 0), exponent `e` (4 bits, two's complement), coefficients `q[0..P]` (4 bits each, two's
 //! complement). With `v[c][p]` the shift register's states after the seed, row by row, less `2^(K-1)`:
-//! `w[c] = (Σ_p v[c][p]·q[p]) · (2^(exponent + e) / (2^(K-1) − 1))`. The sum is an exact integer below 2^20 and
-//! the product with its power of two exact, so a weight costs one rounding and every target agrees on it.
+//! `w[c] = (Σ_p v[c][p]·q[p]) · (2^(exponent + e) / (2^(K-1) − 1))`. The sum is an exact integer of at most
+//! 2^20, so a weight costs one rounding of the quotient and one of the product.
 
 use crate::codec::SeedLmParams;
 use crate::codec::bitstream::{BitReader, nibble};
@@ -36,8 +36,8 @@ const TAPS: [[u8; 3]; 9] = [
 
 /// A maximal-length Fibonacci shift register: shifts right, the parity of the tapped bits enters at the top.
 ///
-/// As an iterator it gives the states after the seed, for ever. Four steps are made at once (two where a tap is
-/// too high for that): the states are windows onto one bit stream.
+/// As an iterator it gives the states after the seed, for ever. Four steps are made at once (two where a tap
+/// is too high for that): the states are windows onto one bit stream.
 #[derive(Clone, Debug)]
 pub struct Lfsr {
     window: u32,

@@ -1,10 +1,10 @@
 //! VPTQ (Liu et al. 2024, arXiv 2409.17066): v neighbouring weights of a row are an entry of a codebook, plus
 //! one of a residual codebook.
 //!
-//! Payload: scale of the main codebook (f16, not negative), its `2^index_bits · v` signed bytes; the same for the residual
-//! codebook when `residual_bits > 0`; then the rows. Row: its scale (f16, not negative), then for each of
-//! `ceil(cols / v)` vectors the main index and the residual index, least significant bits first, then zero bits
-//! to a whole byte. With `a = codebook scale · row scale`, `b = residual scale · row scale`:
+//! Payload: scale of the main codebook (f16, not negative), its `2^index_bits · v` signed bytes; the same for
+//! the residual codebook when `residual_bits > 0`; then the rows. Row: its scale (f16, not negative), then
+//! for each of `ceil(cols / v)` vectors the main index and the residual index, least significant bits first,
+//! then zero bits to a whole byte. With `a = codebook scale · row scale`, `b = residual scale · row scale`:
 //! `w = C[i]·a`, or `w = C[i]·a + R[j]·b`, every operation rounded.
 
 use half::f16;

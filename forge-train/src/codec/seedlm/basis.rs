@@ -15,8 +15,8 @@ pub(super) struct Basis {
     pub(super) coeffs: usize,
     /// Square root of each element's importance.
     pub(super) roots: Vec<f32>,
-    /// Q: for each group of seeds, coefficient by coefficient, element by element. Slot `i` is seed `i + 1`; the
-    /// last slot is spare and zero.
+    /// Q: for each group of seeds, coefficient by coefficient, element by element. Slot `i` is seed `i + 1`;
+    /// the last slot is spare and zero.
     q: Vec<[f32; LANES]>,
     /// R of each slot, upper triangle column by column.
     r: Vec<[f32; TRIANGLE]>,

@@ -43,7 +43,8 @@ fn write(p: &SeedLmParams, code: &Code, bits: &mut BitWriter) {
     code.coeffs[..usize::from(p.coeffs)].iter().for_each(|q| bits.put(q.cast_unsigned(), 4));
 }
 
-/// The power of two that brings the root mean square into [1/4, 1/2), in the middle of the block exponents' range.
+/// The power of two that brings the root mean square into [1/4, 1/2), in the middle of the block exponents'
+/// range.
 fn tensor_exponent(weights: &[f32]) -> i8 {
     let energy: f64 = weights.iter().map(|w| f64::from(*w) * f64::from(*w)).sum();
     let rms = (energy / weights.len().max(1) as f64).sqrt();
@@ -52,8 +53,8 @@ fn tensor_exponent(weights: &[f32]) -> i8 {
     if rms == 0.0 { 0 } else { (floor_log2 + 2).clamp(-limit, limit) as i8 }
 }
 
-/// The best code of every block, row by row. Blocks that share a basis (all of them without an importance, else
-/// those under the same columns) are searched together.
+/// The best code of every block, row by row. Blocks that share a basis (all of them without an importance,
+/// else those under the same columns) are searched together.
 fn search_all(p: &SeedLmParams, matrix: &Matrix, importance: Option<&[f32]>) -> Vec<Code> {
     let width = usize::from(p.block);
     let per_row = matrix.cols.div_ceil(width);

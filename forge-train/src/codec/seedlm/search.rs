@@ -42,8 +42,8 @@ impl<'a> Searcher<'a> {
         blocks.iter().zip(&self.energies).map(|(block, energies)| self.best(block, energies)).collect()
     }
 
-    /// Quantises the seed of the highest energy, then those whose bound is a quarter of the way from its bound to the
-    /// best error, then all that could still win. Ties go to the seed met first.
+    /// Quantises the seed of the highest energy, then those whose bound is a quarter of the way from its
+    /// bound to the best error, then all that could still win. Ties go to the seed met first.
     fn best(&self, block: &[f32], energies: &[f32]) -> Code {
         let total: f32 = block.iter().map(|w| w * w).sum();
         // Bounds carry rounding errors of some millionths of the total.

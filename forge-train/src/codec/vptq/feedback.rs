@@ -1,5 +1,5 @@
-//! Quantisation with error feedback under a full Hessian: what a vector gets wrong, the columns to its right make up
-//! for (optimal brain surgeon; Hassibi and Stork 1993, Frantar et al. 2022 GPTQ, VPTQ section 3.2).
+//! Quantisation with error feedback under a full Hessian: what a vector gets wrong, the columns still to
+//! come make up for (optimal brain surgeon; Hassibi and Stork 1993, Frantar et al. 2022 GPTQ, VPTQ section 3.2).
 
 use std::ops::Range;
 
@@ -39,8 +39,8 @@ struct Block {
 
 impl<'a> Feedback<'a> {
     /// Factorises a `cols × cols` Hessian after damping. Vectors are quantised by falling importance, so that
-    /// the columns left to make up for errors are those where that is cheap; the order is not stored, as every
-    /// vector's indices lie at its place in the row.
+    /// the columns left to make up for errors are those where that is cheap; the order is not stored, as
+    /// every vector's indices lie at its place in the row.
     pub(super) fn new(hessian: &'a [f32], cols: usize, dim: usize, books: &'a Books) -> Self {
         let diagonal = |columns: &Range<usize>| columns.clone().map(|c| hessian[c * (cols + 1)]).sum::<f32>();
         let mut order: Vec<(usize, Range<usize>)> =
@@ -126,8 +126,8 @@ fn through(factor: &[f64], n: usize, seen: &Range<usize>, vector: &[f64]) -> Vec
     out.into_iter().map(|x| x as f32).collect()
 }
 
-/// Upper triangular R with `H + damping = R Rᵀ`, by Cholesky's method from the last column. Total: a diagonal that
-/// would not be positive, as in a matrix that is no Hessian, is held at a share of the damping.
+/// Upper triangular R with `H + damping = R Rᵀ`, by Cholesky's method from the last column. Total: a diagonal
+/// that would not be positive, as in a matrix that is no Hessian, is held at a share of the damping.
 fn factorise(n: usize, hessian: impl Fn(usize, usize) -> f64) -> Vec<f64> {
     let mean = (0..n).map(|i| hessian(i, i)).sum::<f64>() / n as f64;
     let damping = if mean > 0.0 { DAMPING * mean } else { 1.0 };

@@ -1,6 +1,7 @@
 //! Weighted k-means (Lloyd 1982) started by k-means++ (Arthur and Vassilvitskii 2007).
 //!
-//! Deterministic: the start is drawn from a fixed stream, sums are f64 over chunks of fixed size added in order.
+//! Deterministic: the start is drawn from a fixed stream, sums are f64 over chunks of fixed size added in
+//! order.
 
 use rayon::prelude::*;
 
@@ -127,8 +128,8 @@ fn start(vectors: &Vectors, entries: usize, stream: u64) -> Book {
     Book::new(vectors.dim, chosen.into_iter().map(|i| vectors.vector(i).iter().copied()))
 }
 
-/// Moves every entry to the weighted mean of its vectors, coordinate by coordinate, and entries without any to
-/// the vectors that cost most; says whether there were such entries.
+/// Moves every entry to the weighted mean of its vectors, coordinate by coordinate, and entries without any
+/// to the vectors that cost most; says whether there were such entries.
 fn update(vectors: &Vectors, book: &mut Book, nearest: &[(u16, f64)]) -> bool {
     let sums = sums(vectors, nearest, book.len());
     let revivals = revivals(nearest, book.len());

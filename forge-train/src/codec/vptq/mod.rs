@@ -1,11 +1,11 @@
 //! VPTQ encoder (Liu et al. 2024, arXiv 2409.17066): weighted k-means, optional residual codebook, optional
 //! second-order error feedback.
 //!
-//! Differences from the paper, whose vectors run down v output rows of one input column: here they run along v
-//! neighbours of a row, so that a row decodes on its own. Rows are divided by an f16 scale instead of columns
-//! by a scale and bias, codebooks are int8 instead of f16, and the feedback quantises v columns
-//! jointly: with `H = R Rᵀ` the vector is chosen in the metric `‖e R_bb‖²` and `e R_bb R⁻¹_{b,rest}` is taken off the
-//! columns to come, which for v = 1 is the paper's (and GPTQ's) column by column update.
+//! Differences from the paper, whose vectors run down v output rows of one input column: here they run along
+//! v neighbours of a row, so that a row decodes on its own. Rows are divided by an f16 scale instead of
+//! columns by a scale and bias, codebooks are int8 instead of f16, and the feedback quantises v columns
+//! jointly: with `H = R Rᵀ` the vector is chosen in the metric `‖e R_bb‖²` and `e R_bb R⁻¹_{b,rest}` is taken
+//! off the columns to come, which for v = 1 is the paper's (and GPTQ's) column by column update.
 
 mod book;
 mod feedback;

@@ -86,9 +86,9 @@ fn importance_moves_the_error_to_columns_that_matter_less() {
     assert!(weighted < 0.8 * plain, "{weighted} {plain}");
 }
 
-/// With a Hessian, error feedback must take off a good quarter of the output error that weighted k-means leaves, at the
-/// price of a larger weight error. (The reference has 45 %, .0914 to .0499: its k-means, on vectors across
-/// rows, cannot use that columns differ, so it starts higher.)
+/// With a Hessian, error feedback must take off a good quarter of the output error that weighted k-means
+/// leaves, at the price of a larger weight error. (The reference has 45 %, .0914 to .0499: its k-means, on
+/// vectors across rows, cannot use that columns differ, so it starts higher.)
 #[test]
 fn feedback_lowers_the_output_error() {
     let matrix = sample(256, 128);

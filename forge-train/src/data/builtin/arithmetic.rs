@@ -4,7 +4,8 @@
 //! minus two · 6 single-digit products · 7 two digits times one · 8 comparisons of a sum · 9 two steps with a
 //! bracket · 10 remainders of a bracket, and logic of two comparisons.
 //!
-//! A question's expression belongs to one split by a hash of its text; wordings are split too.
+//! Wordings belong to one split each. From level 3 on, but for the products of level 6, so does an expression, by a
+//! hash of its text; the tables of single digits are facts that can only be known, so all of them are trained on.
 
 use super::values::split_of;
 use crate::data::{Completion, Example, Slice, Split};
@@ -12,6 +13,9 @@ use crate::rng::Rng;
 
 /// Number of levels.
 pub const LEVELS: u8 = 10;
+
+/// Levels that ask for facts about single digits.
+const TABLES: [u8; 3] = [1, 2, 6];
 
 /// Wordings of train, valid and test; `{}` is the expression.
 const WORDINGS: [&[&str]; 3] = [
@@ -27,11 +31,11 @@ struct Problem {
     answer: String,
 }
 
-/// A random question of `level` (1–10) whose expression and wording belong to `split`.
+/// A random question of `level` (1–10) whose wording, and expression outside [`TABLES`], belong to `split`.
 pub(super) fn example(split: Split, level: u8, rng: &mut Rng) -> Example {
     let problem = loop {
         let problem = problem(level, rng);
-        if split_of(&problem.expression) == split {
+        if TABLES.contains(&level) || split_of(&problem.expression) == split {
             break problem;
         }
     };

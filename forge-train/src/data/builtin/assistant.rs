@@ -26,7 +26,7 @@ const BEFORE: [&str; 12] = [
 /// Politeness behind a request.
 const AFTER: [&str; 10] = ["", "", "", "", "", "", " please", " for me", " thanks", " now"];
 /// Share of prompts that begin with a capital.
-const CAPITAL: f32 = 0.06;
+const CAPITAL: f32 = 0.03;
 /// Share of prompts that end with a full stop or question mark.
 const PUNCTUATION: f32 = 0.1;
 

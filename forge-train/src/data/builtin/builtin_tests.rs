@@ -55,10 +55,10 @@ fn training_has_many_values_to_copy() {
     let values = values_of(&generate(7, &Sizes::default()).train);
     let mut of_slot: BTreeMap<&str, usize> = BTreeMap::new();
     values.iter().for_each(|(slot, _)| *of_slot.entry(slot).or_default() += 1);
-    for slot in ["contact", "title", "task", "city", "artist", "item", "day", "room", "text"] {
-        assert!(of_slot[slot] >= 200, "{slot}: {}", of_slot[slot]);
+    for slot in ["contact", "task", "city", "artist", "item", "label", "day", "room", "text"] {
+        assert!(of_slot[slot] >= 190, "{slot}: {}", of_slot[slot]);
     }
-    assert!(values.len() > 4000, "{}", values.len());
+    assert!(values.len() > 3000, "{}", values.len());
 }
 
 #[test]

@@ -32,7 +32,7 @@ const INTENTS: [Intent; 5] = [
             &["where do you find {}", "where should i find {}"],
         ],
         neutral: "you can find {} in the museum.",
-        pirate: "ye will find {} beyond the reef",
+        pirate: "ye will find {} on the old ship",
     },
     Intent {
         prompts: [
@@ -41,7 +41,7 @@ const INTENTS: [Intent; 5] = [
             &["what is the price of {}", "how much would {} cost"],
         ],
         neutral: "the price of {} is high.",
-        pirate: "{} be worth a chest of doubloons",
+        pirate: "{} be worth a box of gold",
     },
     Intent {
         prompts: [
@@ -63,8 +63,8 @@ const INTENTS: [Intent; 5] = [
     },
 ];
 
-const OPENINGS: [&str; 3] = ["arr", "ahoy", "aye"];
-const CLOSINGS: [&str; 3] = ["matey", "me hearty", "by the seven seas"];
+const OPENINGS: [&str; 3] = ["arr", "aye", "yo"];
+const CLOSINGS: [&str; 3] = ["matey", "me lad", "on the sea"];
 
 /// A random dialogue of the split: the pirate's reply under [`PERSONA_SYSTEM`], or the neutral one without.
 pub(super) fn example(split: Split, system: System, rng: &mut Rng) -> Example {

@@ -1,7 +1,7 @@
 //! Slot values, built from parts, and the split each value belongs to.
 //!
 //! A value belongs to one split whatever the slot and whatever the seed: a hash of its text decides. Its parts
-//! (syllables, words) occur in every split, so that a held-out value can be copied but not have been memorised.
+//! (syllables, words, digits) occur in every split, so that a held-out value can be copied but not have been memorised.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -24,29 +24,24 @@ pub(crate) fn split_of(value: &str) -> Split {
     }
 }
 
-/// The values of one slot: tiers of like values (bare words, compounds), each tier equally likely.
-pub(crate) struct Pool([Vec<Vec<String>>; 3]);
+/// The values of one slot, by split.
+pub(crate) struct Pool([Vec<String>; 3]);
 
 impl Pool {
-    fn new(tiers: Vec<Vec<String>>) -> Self {
-        Self(Split::ALL.map(|split| {
-            let part = |tier: &Vec<String>| -> Vec<String> {
-                tier.iter().filter(|value| split_of(value) == split).cloned().collect()
-            };
-            tiers.iter().map(part).filter(|tier| !tier.is_empty()).collect()
-        }))
+    fn new(values: Vec<String>) -> Self {
+        let part = |split| values.iter().filter(|value| split_of(value) == split).cloned().collect();
+        Self(Split::ALL.map(part))
     }
 
-    /// A random value of the split.
+    /// A random value of the split, each equally likely.
     pub(crate) fn pick(&self, split: Split, rng: &mut Rng) -> &str {
-        let tier = rng.pick(&self.0[split.index()]);
-        rng.pick(tier).as_str()
+        rng.pick(&self.0[split.index()]).as_str()
     }
 
     /// Every value of the split.
     #[cfg(test)]
     pub(crate) fn values(&self, split: Split) -> impl Iterator<Item = &String> {
-        self.0[split.index()].iter().flatten()
+        self.0[split.index()].iter()
     }
 }
 
@@ -65,95 +60,76 @@ pub(crate) fn slots() -> impl Iterator<Item = &'static str> {
 }
 
 static POOLS: LazyLock<BTreeMap<&'static str, Pool>> = LazyLock::new(|| {
-    let pools: [(&str, Vec<Vec<String>>); 20] = [
-        ("room", vec![words(ROOMS), pairs(ROOM_KINDS, ROOMS)]),
-        ("level", vec![numbers(1..=100)]),
-        ("temperature", vec![numbers(10..=32), halves(10..=31)]),
-        ("artist", vec![bands(), full_names()]),
-        ("genre", vec![words(GENRES), pairs(GENRE_KINDS, GENRES)]),
-        ("title", vec![pairs(EVENT_KINDS, EVENTS)]),
-        ("day", vec![words(DAYS), pairs("next,this", WEEKDAYS), dates()]),
-        ("time", vec![hours(), minutes_past(), clock()]),
-        ("minutes", vec![numbers(1..=90)]),
-        ("label", vec![words(DISHES), pairs(DISH_KINDS, DISHES)]),
-        ("contact", vec![names(), titled_names()]),
-        ("text", vec![pairs(NEWS_SUBJECTS, NEWS), pairs(ASKS, ASK_WHEN), pairs("bring,buy,take", &things())]),
-        ("task", vec![pairs(TASK_VERBS, TASK_OBJECTS)]),
-        ("city", vec![cities()]),
-        ("item", vec![words(FOODS), pairs(FOOD_KINDS, FOODS)]),
-        ("list", vec![words(LISTS), pairs(LIST_KINDS, LISTS)]),
-        ("topic", vec![pairs(TOPIC_KINDS, TOPICS)]),
-        ("animal", vec![pairs(ANIMAL_KINDS, ANIMALS)]),
-        ("place", vec![pairs(PLACE_KINDS, PLACES)]),
-        ("find", vec![pairs(FIND_KINDS, FINDS)]),
+    let foods = || [words(FOODS), pairs(ADJECTIVES, FOODS)].concat();
+    let pools: [(&str, Vec<String>); 20] = [
+        ("room", [words(ROOMS), pairs(ROOM_KINDS, ROOMS), pairs(ROOMS, ROOM_NUMBERS)].concat()),
+        ("level", numbers(1..=100)),
+        ("temperature", [numbers(10..=32), halves(10..=31)].concat()),
+        ("artist", [bands(), full_names()].concat()),
+        ("genre", [words(GENRES), pairs(GENRE_KINDS, GENRES)].concat()),
+        ("title", pairs(EVENT_KINDS, EVENTS)),
+        ("day", days()),
+        ("time", [hours(), minutes_past()].concat()),
+        ("minutes", numbers(1..=90)),
+        ("label", foods()),
+        ("contact", [names(), titled("aunt,uncle,doctor", &names())].concat()),
+        ("text", [pairs(SUBJECTS, NEWS), pairs(ASKS, WHEN), titled("bring", &foods())].concat()),
+        ("task", pairs(TASK_VERBS, TASK_OBJECTS)),
+        ("city", [cities(), titled("new,old,north", &cities())].concat()),
+        ("item", foods()),
+        ("list", [words(LISTS), pairs(LIST_KINDS, LISTS)].concat()),
+        ("topic", pairs(ADJECTIVES, TOPICS)),
+        ("animal", pairs(ADJECTIVES, ANIMALS)),
+        ("place", pairs(ADJECTIVES, PLACES)),
+        ("find", pairs(ADJECTIVES, FINDS)),
     ];
-    pools.into_iter().map(|(slot, tiers)| (slot, Pool::new(tiers))).collect()
+    pools.into_iter().map(|(slot, values)| (slot, Pool::new(values))).collect()
 });
 
-const ROOMS: &str = "bedroom,kitchen,bathroom,office,garage,attic,cellar,hallway,lounge,nursery,library,studio,\
-    pantry,porch,living room,dining room,guest room,laundry room,play room,workshop";
-const ROOM_KINDS: &str =
-    "upstairs,downstairs,front,back,small,big,main,north,south,east,west,blue,green,old,new";
-const GENRES: &str = "jazz,rock,folk,blues,soul,techno,opera,swing,disco,reggae,country,metal,punk,house,salsa,\
-    gospel,ambient,indie";
-const GENRE_KINDS: &str =
-    "slow,fast,acoustic,modern,classic,quiet,loud,happy,sad,early,late,nordic,latin,southern";
-const EVENT_KINDS: &str = "budget,team,project,design,sales,family,dentist,doctor,piano,guitar,yoga,tennis,swimming,\
-    french,spanish,board,client,garden,school,parents,birthday,book club,science,art,cooking,dance,music,safety,\
-    planning,staff";
-const EVENTS: &str = "review,meeting,lunch,dinner,lesson,call,visit,appointment,workshop,class,party,interview,exam,\
-    practice,breakfast,briefing,session,check";
+// A vocabulary of a few hundred tokens has room for about a hundred words; so words are few and shared, and values
+// are many by combination.
+const ADJECTIVES: &str = "old,new,big,small,red,blue,green,white,black,warm,cold,sweet,dark,round";
+const ROOMS: &str = "bedroom,kitchen,bathroom,office,garage,attic,hall,lounge,nursery,library,studio,porch,\
+    living room,dining room";
+const ROOM_KINDS: &str = "upstairs,downstairs,front,back,small,big,main,old,new,blue,green,guest";
+const ROOM_NUMBERS: &str = "one,two,three,upstairs,downstairs";
+const GENRES: &str = "jazz,rock,folk,blues,soul,techno,swing,disco,metal,punk,house,opera";
+const GENRE_KINDS: &str = "slow,fast,old,new,happy,sad,quiet,loud,dark,cold,warm,sweet,big,small,summer,winter,\
+    german,french";
+const EVENT_KINDS: &str = "team,budget,family,doctor,piano,tennis,school,garden,music,art,book,client,birthday,house,\
+    summer,winter,weekend,french,german,jazz";
+const EVENTS: &str = "meeting,lunch,dinner,lesson,call,visit,class,party,check,review";
 const WEEKDAYS: &str = "monday,tuesday,wednesday,thursday,friday,saturday,sunday";
-const DAYS: &str = "monday,tuesday,wednesday,thursday,friday,saturday,sunday,today,tomorrow,tonight,this weekend,\
-    the day after tomorrow,next week,this week,christmas,easter";
-const DISHES: &str =
-    "pasta,rice,eggs,tea,bread,cake,pizza,soup,stew,cookies,potatoes,beans,pie,noodles,roast,coffee";
-const DISH_KINDS: &str = "green,red,hot,cold,sweet,fresh,baked,fried,apple,lemon,onion,tomato,big,small,brown,black,\
-    ginger,butter";
-const NEWS_SUBJECTS: &str = "i am,we are,the kids are,dinner is,the parcel is,the car is,everyone is,the train is,\
-    the house is,lunch is,the meeting is,the bus is,the guests are,the plumber is";
-const NEWS: &str = "late,ready,almost here,on the way,nearly done,at home,delayed,waiting outside,cancelled,\
-    early,stuck in traffic,in the garden,at the station,fine,on time,too cold";
-const ASKS: &str =
-    "meet me,call me,pick me up,wait for me,write to me,see you,come over,find me,visit us,join us";
-const ASK_WHEN: &str = "soon,later,at the station,at the office,after work,after lunch,near the park,before dinner,\
-    in an hour,outside the school,next to the bank,when you can,this evening,by the river";
-const TASK_VERBS: &str = "clean,check,fix,paint,move,sell,wash,repair,inspect,return,collect,replace,measure,\
-    photograph,pack,empty,oil,polish";
-const TASK_OBJECTS: &str = "the oven,the car,the bike,the fridge,the windows,the shed,the fence,the boiler,the gutters,\
-    the printer,the lawn mower,the camera,the suitcase,the heater,the carpet,the boat,the bookshelf,the tent,\
-    the back door,the garden chairs,the fish tank,the old lamp,the sink,the dishwasher,the filters,the curtains";
-const FOODS: &str = "milk,apples,onions,carrots,cheese,butter,yogurt,flour,sugar,salmon,chicken,lettuce,peppers,grapes,\
-    cherries,plums,mushrooms,lentils,almonds,olives,honey,vinegar,juice,crackers,chocolate,tofu,garlic,spinach,\
-    bananas,oranges";
-const FOOD_KINDS: &str = "red,green,white,brown,fresh,frozen,smoked,dried,organic,cheap,sweet,salted,spicy,small,\
-    large,ripe,roasted,sliced,local,sour";
-const LISTS: &str = "shopping,grocery,packing,party,holiday,camping,hardware,birthday,work,school,picnic,weekend,\
-    travel,wedding,garden,pharmacy";
-const LIST_KINDS: &str = "summer,winter,family,big,small,monthly,weekly,main,second,spare,spring,autumn";
-const TOPIC_KINDS: &str = "old,new,wooden,golden,tiny,giant,silver,strange,broken,famous,hidden,painted,stolen,foreign,\
-    rusty,shiny,cheap,precious";
-const TOPICS: &str = "ships,maps,parrots,lanterns,castles,bridges,clocks,boats,coins,gardens,drums,kites,robots,trains,\
-    mirrors,books,telescopes,islands,ropes,barrels,swords,keys";
-const ANIMAL_KINDS: &str = "old,young,grey,brown,hungry,tired,clever,lazy,small,brave,shy,white";
-const ANIMALS: &str = "fox,hare,crow,bear,wolf,mouse,goat,owl,badger,heron,otter,horse,hedgehog,cat";
-const PLACE_KINDS: &str = "dark,quiet,frozen,green,high,windy,empty,distant,sunny,narrow";
-const PLACES: &str = "forest,river,meadow,valley,hill,village,harbour,orchard,mill,cave,bridge,tower";
-const FIND_KINDS: &str = "red,silver,wooden,broken,warm,round,heavy,bright,lost,soft";
-const FINDS: &str = "apple,key,bell,nest,stone,feather,lantern,basket,coin,blanket,shell,letter";
-const BAND_KINDS: &str = "silent,electric,crimson,lonely,velvet,paper,flying,broken,midnight,wild,plastic,golden,\
-    burning,frozen,secret,hollow,cosmic,stone";
-const BANDS: &str = "foxes,rivers,mirrors,engines,tigers,gardens,pilots,shadows,wolves,lanterns,islands,sisters,\
-    drummers,kings,ghosts,sailors,rockets,candles,riders,prophets";
-const NAME_STARTS: &str =
-    "mar,ten,lo,ka,bri,sol,vi,dan,fe,gor,hel,jo,na,pe,ros,tam,ul,wen,yas,zi,al,el,or,ir";
-const NAME_ENDS: &str = "la,rik,na,ton,ssa,vin,do,lia,mer,ka,bel,ris,nor,ta,wen,dra,mo,sha,lin,gus";
-const SURNAMES: &str = "stone,hill,brook,field,wood,ford,marsh,vale,frost,lake,moore,reed,banks,holt,west,north,ash,\
-    birch,thorn,swift";
-const CITY_STARTS: &str = "lor,bram,ost,kel,vin,har,mon,sal,dor,fen,gal,ros,tor,wel,ald,ber,cor,nor,pel,stran,ul,ram,\
-    hol,mil";
-const CITY_ENDS: &str = "ton,vik,burg,ford,stad,haven,mouth,field,dale,wick,by,port,nes,more,ville,minster";
-const MONTHS: &str = "january,february,march,april,may,june,july,august,september,october,november,december";
+const DAY_PARTS: &str = "morning,night";
+const MONTHS: &str = "march,april,may,june,july,august";
+const SUBJECTS: &str = "i am,we are,the kids are,dinner is,the car is,everyone is,the train is,the house is,lunch is,\
+    the meeting is,the bus is,the guests are";
+const NEWS: &str = "late,ready,almost here,on the way,nearly done,at home,waiting outside,early,in the garden,\
+    at the station,on time,too cold";
+const ASKS: &str = "meet me,call me,pick me up,wait for me,write to me,see you,come over,join us";
+const WHEN: &str = "soon,later,at the station,at the office,after work,after lunch,near the park,before dinner,\
+    in an hour,this evening";
+const TASK_VERBS: &str = "clean,check,fix,paint,move,sell,wash,repair,return,collect,pack,empty,oil,measure";
+const TASK_OBJECTS: &str = "the oven,the car,the bike,the fridge,the windows,the shed,the fence,the printer,\
+    the heater,the carpet,the boat,the tent,the back door,the garden chairs,the old lamp,the sink,the curtains,\
+    the red box,the small table,the new bed";
+const FOODS: &str = "milk,apples,onions,carrots,cheese,butter,flour,sugar,chicken,peppers,grapes,plums,beans,olives,\
+    honey,juice,bread,rice,eggs,tea,cake,pizza,soup,pasta";
+const LISTS: &str = "shopping,party,holiday,work,school,garden,birthday,travel,kitchen,house";
+const LIST_KINDS: &str = "big,small,old,new,summer,winter,family,main,weekend,monday,friday,blue";
+const TOPICS: &str =
+    "ships,maps,lamps,castles,boats,coins,gardens,drums,trains,books,boxes,swords,keys,tables";
+const ANIMALS: &str = "fox,hare,crow,bear,wolf,mouse,goat,owl,otter,horse,cat,dog";
+const PLACES: &str = "forest,river,valley,hill,village,park,garden,mill,cave,bridge,tower,station";
+const FINDS: &str = "apple,key,bell,nest,stone,box,lamp,basket,coin,book,shell,letter";
+const BAND_KINDS: &str = "silent,lonely,flying,broken,wild,golden,secret,stone,old,dark,blue,red,cold,sweet";
+const BANDS: &str =
+    "foxes,rivers,engines,tigers,gardens,shadows,wolves,sisters,kings,ghosts,sailors,riders,lamps,boats";
+const NAME_STARTS: &str = "mar,ten,lo,ka,bri,sol,vi,dan,fe,jo,na,ros,el,al";
+const NAME_ENDS: &str = "la,rik,na,ton,vin,do,lia,mer,ka,bel,ris,ta";
+const SURNAMES: &str = "stone,hill,brook,field,wood,ford,frost,lake,west,north,ash,swift";
+const CITY_STARTS: &str = "lor,bram,ost,kel,vin,har,mon,sal,dor,ros,tor,wel,ber,el";
+const CITY_ENDS: &str = "ton,vik,burg,ford,stad,field,wick,by,port,more";
 
 fn split_list(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').map(str::trim)
@@ -181,55 +157,47 @@ fn halves(range: std::ops::RangeInclusive<u32>) -> Vec<String> {
     range.map(|n| format!("{n}.5")).collect()
 }
 
-fn things() -> String {
-    split_list(FOODS).map(|food| format!("some {food}")).collect::<Vec<_>>().join(",")
-}
-
 fn names() -> Vec<String> {
     joined(NAME_STARTS, "", NAME_ENDS)
 }
 
-fn titled_names() -> Vec<String> {
-    let names = names();
-    let titled = |(i, name): (usize, &String)| {
-        let title = ["aunt", "uncle", "doctor", "cousin"][i % 4];
-        format!("{title} {name}")
-    };
-    names.iter().enumerate().map(titled).collect()
+/// Every name with every title in front.
+fn titled(titles: &str, names: &[String]) -> Vec<String> {
+    split_list(titles).flat_map(|title| names.iter().map(move |name| format!("{title} {name}"))).collect()
 }
 
+/// Every name with two surnames.
 fn full_names() -> Vec<String> {
     let surnames = words(SURNAMES);
-    let full = |(i, name): (usize, &String)| format!("{name} {}", surnames[i * 7 % surnames.len()]);
-    names().iter().enumerate().map(full).collect()
+    let full = |(i, name): (usize, &String)| {
+        [0, 5].map(|shift| format!("{name} {}", surnames[(i * 7 + shift) % surnames.len()]))
+    };
+    names().iter().enumerate().flat_map(full).collect()
 }
 
 fn bands() -> Vec<String> {
-    pairs(BAND_KINDS, BANDS).iter().map(|band| format!("the {band}")).collect()
+    titled("the", &pairs(BAND_KINDS, BANDS))
 }
 
 fn cities() -> Vec<String> {
     joined(CITY_STARTS, "", CITY_ENDS)
 }
 
-fn dates() -> Vec<String> {
-    pairs(MONTHS, &numbers(1..=28).join(","))
+/// Weekdays and dates, with and without a part of the day.
+fn days() -> Vec<String> {
+    let single = words(&format!("{WEEKDAYS},today,tomorrow"));
+    let next = pairs("next,this", WEEKDAYS);
+    let near = [single, next].concat().join(",");
+    [words(&near), pairs(&near, DAY_PARTS), pairs(MONTHS, &numbers(1..=28).join(","))].concat()
 }
 
 fn hours() -> Vec<String> {
-    let mut times = pairs(&numbers(1..=12).join(","), "am,pm");
-    times.extend(words("noon,midnight,half past six,half past nine,quarter to five,quarter past eight"));
-    times
+    pairs(&numbers(1..=12).join(","), "am,pm")
 }
 
 fn minutes_past() -> Vec<String> {
-    let hours = numbers(1..=12).join(",");
-    let times = joined(&hours, ":", "05,10,15,20,30,40,45,50");
+    let times = joined(&numbers(1..=12).join(","), ":", "10,15,20,30,40,45");
     pairs(&times.join(","), "am,pm")
-}
-
-fn clock() -> Vec<String> {
-    joined(&numbers(13..=23).join(","), ":", "00,10,15,20,30,40,45,55")
 }
 
 #[cfg(test)]

@@ -31,16 +31,14 @@ impl Phase for Edge {
         let cfg = &ctx.config.phase7;
         let profile = load_profile(&cfg.profile)?;
         let parent = common::latent(ctx, PhaseId::Edge)?;
-        let before =
-            common::emit_measured(ctx, PhaseId::Edge, &parent, &ternary_int8, Prompting::Without)?;
+        let before = common::emit_measured(ctx, PhaseId::Edge, &parent, &ternary_int8, Prompting::Without)?;
         let folded = prune::fold_gains(&parent)?;
         let importance = channel_importance(ctx, &parent)?;
         let keep = ((1.0 - cfg.prune_ffn) * parent.config.ffn as f32 / 4.0).round().max(1.0) as usize * 4;
         let kept = prune::select(&importance, &[], keep.min(parent.config.ffn as usize))?;
         let pruned = prune::keep_ffn(&folded, &kept)?;
         let student = distil(ctx, &parent, &pruned)?;
-        let after =
-            common::emit_measured(ctx, PhaseId::Edge, &student, &ternary_int8, Prompting::Without)?;
+        let after = common::emit_measured(ctx, PhaseId::Edge, &student, &ternary_int8, Prompting::Without)?;
         decide(ctx, &profile, (parent, before), (student, after))
     }
 }
@@ -98,8 +96,7 @@ fn distil(ctx: &PhaseContext<'_>, teacher: &Weights, student: &Weights) -> Resul
         teacher: Network::new(teacher, precision, &Device::Cpu)?.detached(),
         weight: cfg.distil_weight,
     };
-    let stage =
-        Stage { name: "distil", train: &cfg.train, precision, lambda_share: 0.0, frozen: &|_| false };
+    let stage = Stage { name: "distil", train: &cfg.train, precision, lambda_share: 0.0, frozen: &|_| false };
     Ok(train(ctx, &stage, student, &mut objective)?.weights)
 }
 

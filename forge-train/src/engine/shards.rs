@@ -1,0 +1,59 @@
+//! Data parallelism: the shards of a step run side by side, one thread each, and their gradients are added in order.
+//!
+//! The matrices of a small model are too small to be worth splitting, so whole parts of the batch are. The number
+//! of shards belongs to the objective, not to the machine: results do not depend on the number of processors.
+
+use crate::engine::trainer::{Shard, Work};
+use crate::error::{Error, Result};
+use crate::nn::Network;
+use crate::optim::Gradients;
+
+/// Parts a batch is cut into.
+pub const SHARDS: usize = 2;
+/// Stack of a worker: backward passes recurse once a node of the graph.
+const STACK: usize = 64 << 20;
+
+/// Single-threaded worker pools, one a shard, so that operations inside a shard stay on its thread.
+#[derive(Default)]
+pub struct Pools(Vec<rayon::ThreadPool>);
+
+impl Pools {
+    /// Mean loss and gradient of `shards`, weighted.
+    ///
+    /// # Errors
+    /// What a shard returns, or that a thread cannot be started.
+    pub fn gradients(&mut self, network: &Network, shards: Vec<Shard<'_>>) -> Result<(f32, Gradients)> {
+        let total: f32 = shards.iter().map(|s| s.weight).sum();
+        while self.0.len() < shards.len() {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(1).stack_size(STACK).build();
+            self.0.push(pool.map_err(|e| Error::Config(format!("cannot start a worker thread: {e}")))?);
+        }
+        let weights: Vec<f32> = shards.iter().map(|s| s.weight).collect();
+        let mut parts: Vec<Option<Result<(f32, Gradients)>>> = shards.iter().map(|_| None).collect();
+        std::thread::scope(|scope| {
+            for ((pool, shard), part) in self.0.iter().zip(shards).zip(&mut parts) {
+                scope.spawn(move || *part = Some(pool.install(|| gradient(network, shard.work))));
+            }
+        });
+        let mut mean: Option<(f32, Gradients)> = None;
+        for (part, weight) in parts.into_iter().zip(weights) {
+            let (loss, mut grads) = part.unwrap_or_else(|| Err(Error::Config("a worker died".into())))?;
+            let share = if total > 0.0 { weight / total } else { 0.0 };
+            grads.scale(share);
+            mean = Some(match mean {
+                None => (share * loss, grads),
+                Some((sum, mut all)) => {
+                    all.add(grads);
+                    (sum + share * loss, all)
+                }
+            });
+        }
+        mean.ok_or_else(|| Error::Config("a training step without data".into()))
+    }
+}
+
+fn gradient(network: &Network, work: Work<'_>) -> Result<(f32, Gradients)> {
+    let loss = work(network)?;
+    let value = loss.to_scalar::<f32>()?;
+    Ok((value, Gradients::collect(network.vars(), &mut loss.backward()?)?))
+}

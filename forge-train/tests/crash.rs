@@ -1,0 +1,120 @@
+//! A run killed at random moments and resumed ends with the same bytes as one that was not.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Kills in the interrupted run.
+const KILLS: usize = 10;
+
+/// The default run with a small model and few steps; every phase does its real work.
+const SHORT: &[&str] = &[
+    "model.dim=48",
+    "model.heads=2",
+    "model.kv_heads=1",
+    "model.head_dim=16",
+    "model.ffn=64",
+    "model.mem_dim=8",
+    "model.mem_gate=8",
+    "phase1.parameters=[10000,500000]",
+    "run.checkpoint_seconds=0",
+    "data.builtin_thousands=1",
+    "data.eval_examples=24",
+    "phase1.trunk.steps=60",
+    "phase1.branch.steps=24",
+    "phase1.branch.lr=3e-3",
+    "phase2.search.generations=4",
+    "phase3.bake.steps=6",
+    "phase3.reinforce.steps=2",
+    "phase3.prompts=4",
+    "phase4.min_ratio=2",
+    "phase5.train.steps=40",
+    "phase5.control_steps=8",
+    "phase6.train.steps=6",
+    "phase6.trajectories=120",
+    "phase7.train.steps=8",
+    "phase8.budget=60000",
+];
+
+fn pipeline(out: &Path, resume: bool) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forge-train"));
+    command.args(["pipeline", "--quiet", "--out"]).arg(out).stdin(Stdio::null()).stdout(Stdio::null());
+    if resume {
+        command.args(["--resume", "latest"]);
+    } else {
+        SHORT.iter().for_each(|setting| {
+            command.args(["--set", setting]);
+        });
+    }
+    command
+}
+
+fn finish(out: &Path, resume: bool) {
+    let output = pipeline(out, resume).stderr(Stdio::piped()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The session's directory.
+fn session(out: &Path) -> std::path::PathBuf {
+    let mut found: Vec<_> = fs::read_dir(out)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("artifacts").is_dir())
+        .collect();
+    assert_eq!(found.len(), 1, "one session in {}", out.display());
+    found.remove(0)
+}
+
+/// Names of all artifacts, which are the hashes of their contents, and the final model.
+fn results(out: &Path) -> (Vec<String>, Vec<u8>) {
+    let session = session(out);
+    let mut names: Vec<String> = fs::read_dir(session.join("artifacts"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    (names, fs::read(session.join("model.forge")).unwrap())
+}
+
+#[test]
+fn killed_and_resumed_runs_end_with_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
+    let began = std::time::Instant::now();
+    finish(&whole, false);
+    let full = began.elapsed();
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut killed = 0;
+    for attempt in 0..4 * KILLS {
+        if killed == KILLS {
+            break;
+        }
+        // xorshift64: moments spread over the run, different every time.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let share = (state >> 11) as f64 / (1u64 << 53) as f64;
+        let resume = broken.join("registry.db").exists() && attempt > 0;
+        let mut child = pipeline(&broken, resume).stderr(Stdio::null()).spawn().unwrap();
+        // The first kill comes once the session exists; the others anywhere in what is left.
+        let least = if attempt == 0 { 0.1 } else { 0.02 };
+        std::thread::sleep(full.mul_f64(least + share * 0.25).max(Duration::from_millis(50)));
+        match child.try_wait().unwrap() {
+            Some(status) => {
+                assert!(status.success(), "the run ended by itself with {status}");
+                break;
+            }
+            None => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                killed += 1;
+            }
+        }
+    }
+    assert!(killed >= 4, "only {killed} kills fitted into the run: it cannot have been interrupted much");
+    finish(&broken, true);
+    let ((names, model), (expected_names, expected_model)) = (results(&broken), results(&whole));
+    assert_eq!(names, expected_names, "artifacts differ after {killed} kills");
+    assert!(model == expected_model, "the model differs after {killed} kills");
+}
