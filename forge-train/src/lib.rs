@@ -12,6 +12,7 @@ pub mod nn;
 pub mod optim;
 pub mod phases;
 pub mod pipeline;
+mod presets;
 pub mod registry;
 pub mod rng;
 pub mod tokenizer;

@@ -103,7 +103,9 @@ pub(crate) fn main(args: Args) -> Outcome {
             refuse_missing_inputs(range)?;
             // The data is read before the session is made: a bad line leaves nothing behind.
             let data = prepared(&source, &config, &progress)?;
-            (Session::create(&args.out, &config, &source)?, data)
+            let session = Session::create(&args.out, &config, &source)?;
+            session.keep_held_out(&data.dataset)?;
+            (session, data)
         }
     };
     progress.note(&format!("session {}", session.id()));

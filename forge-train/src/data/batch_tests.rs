@@ -52,7 +52,7 @@ fn batches_keep_to_their_size_and_pad_little() {
     let (mut used, mut padded) = (0, 0);
     for step in 0..batcher.steps_per_epoch() {
         let batch = batcher.batch(step);
-        assert!(batch.rows * batch.cols <= 512 && batch.cols % WIDTH == 0);
+        assert!(batch.rows * batch.cols <= 512 && batch.cols.is_multiple_of(WIDTH));
         assert_eq!(batch.ids.len(), batch.rows * batch.cols);
         used += batch.weights.iter().filter(|w| **w > 0.0).count();
         padded += batch.weights.len();

@@ -9,6 +9,7 @@ pub mod batch;
 pub mod builtin;
 mod dataset;
 pub mod encode;
+pub mod export;
 mod jsonl;
 pub mod load;
 

@@ -19,6 +19,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config::Config;
 use crate::config_load;
+use crate::data::Dataset;
+use crate::data::export::held_out_calls;
 use crate::error::{Error, Result};
 use crate::pipeline::artifact::ArtifactStore;
 use crate::pipeline::checkpoint::CheckpointDir;
@@ -120,6 +122,18 @@ impl Session {
     /// [`Error::Io`] when they cannot be read.
     pub fn checkpoints(&self, phase: PhaseId) -> Result<CheckpointDir> {
         CheckpointDir::open(&self.directory.join(CHECKPOINTS).join(phase.name()))
+    }
+
+    /// Writes the held-out commands beside the model, for `forge-train eval`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be written.
+    pub fn keep_held_out(&self, dataset: &Dataset) -> Result<()> {
+        let calls = held_out_calls(dataset);
+        if calls.is_empty() {
+            return Ok(());
+        }
+        durable::write(&self.directory.join("test.jsonl"), &[calls.as_bytes()])
     }
 
     /// Where the newest phase's model is, once there is one.

@@ -56,7 +56,7 @@ fn training_has_many_values_to_copy() {
     let mut of_slot: BTreeMap<&str, usize> = BTreeMap::new();
     values.iter().for_each(|(slot, _)| *of_slot.entry(slot).or_default() += 1);
     for slot in ["contact", "task", "city", "artist", "item", "label", "day", "room", "text"] {
-        assert!(of_slot[slot] >= 190, "{slot}: {}", of_slot[slot]);
+        assert!(of_slot[slot] >= 180, "{slot}: {}", of_slot[slot]);
     }
     assert!(values.len() > 3000, "{}", values.len());
 }

@@ -119,6 +119,47 @@ fn ternary_forward_is_the_runtimes_to_the_last_bit() {
     assert_eq!((worst, same), (0.0, 1.0));
 }
 
+/// The runtime's greedy continuation of a prompt, token by token.
+fn continue_greedily(bytes: &[u8], prompt: &[u32], new: usize) -> Vec<u32> {
+    let model = Model::parse(bytes).unwrap();
+    let mut memory = vec![0u32; model.workspace().div_ceil(4)];
+    let mut session = Session::new(&model, bytemuck::cast_slice_mut(&mut memory)).unwrap();
+    let mut ids = prompt.to_vec();
+    for i in 0..prompt.len() + new - 1 {
+        let best = argmax(session.step(ids[i] as u16).unwrap());
+        if i + 1 >= prompt.len() {
+            ids.push(best);
+        }
+    }
+    ids
+}
+
+fn argmax(row: &[f32]) -> u32 {
+    (0..row.len()).fold(0, |b, i| if row[i] > row[b] { i } else { b }) as u32
+}
+
+#[test]
+fn greedy_tokens_are_equal_on_a_thousand_prompts() {
+    const NEW: usize = 8;
+    let config = ModelConfig { halt_threshold: 0.12, ..nano() };
+    let weights = weights(&config, 3);
+    let bytes = file(&weights, Precision::TERNARY);
+    let net = Network::new(&weights, Precision::TERNARY, &Device::Cpu).unwrap().detached();
+    let (mut compared, mut different) = (0, 0);
+    for prompt in 0..1000u64 {
+        let (_, plain) = ids(&config, 1, 4 + prompt as usize % 13, 1000 + prompt);
+        let written = continue_greedily(&bytes, &plain, NEW);
+        let batch = Tensor::from_slice(&written, (1, written.len()), &Device::Cpu).unwrap();
+        let forward = net.forward(&batch, ForwardOptions { halting: true }).unwrap();
+        let logits = net.logits(forward.answer()).unwrap().to_vec2::<f32>().unwrap();
+        for at in plain.len()..written.len() {
+            compared += 1;
+            different += usize::from(argmax(&logits[at - 1]) != written[at]);
+        }
+    }
+    assert_eq!((compared, different), (1000 * NEW, 0));
+}
+
 #[test]
 fn another_precision_does_not_agree() {
     let config = &shapes()[1];
