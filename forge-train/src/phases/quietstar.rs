@@ -157,7 +157,7 @@ fn mean_thought_tokens(tokenizer: &Tokenizer, worked: &[Example]) -> usize {
     let sample = worked.iter().take(200);
     let lengths: Vec<usize> = sample
         .map(|e| match &e.completion {
-            Completion::Reasoned { thought, .. } => tokenizer.encode(thought).len() + 2,
+            Completion::Reasoned { thought, .. } => encode::segment(tokenizer, thought).len() + 2,
             _ => 0,
         })
         .collect();
@@ -323,7 +323,7 @@ impl Reinforce<'_> {
             }
             let middle = ids.len();
             if let Completion::Reasoned { answer, .. } = &chosen[i / cfg.thoughts].completion {
-                ids.extend(tokenizer.encode(answer));
+                ids.extend(encode::segment(tokenizer, answer));
             }
             ids.push(tokenizer.control("<eos>"));
             let weights = vec![1.0; ids.len()];
