@@ -115,7 +115,8 @@ pub struct DataConfig {
     pub prompt_weight: f32,
     /// Built-in training examples of each kind, in thousands, before mixing.
     pub builtin_thousands: usize,
-    /// Probability that a slot's value is swapped for another training value of the slot.
+    /// Probability that a slot's value in a user's command is swapped for another training value of the slot; 0
+    /// trains on the commands as they are.
     pub augment: f32,
     /// Examples an evaluation uses at most, of each kind.
     pub eval_examples: usize,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::ArgGroup;
 use forge_train::config::{Config, Preset};
 use forge_train::config_load::{self, Layers, parse_preset};
+use forge_train::data::encode::encode_all;
 use forge_train::error::{Error, Result};
 use forge_train::phases;
 use forge_train::pipeline::orchestrator::{Orchestrator, Range};
@@ -168,6 +169,12 @@ fn prepared(source: &DataSource, config: &Config, progress: &dyn Progress) -> Re
     let counts = [set.train.len(), set.valid.len(), set.test.len()].map(|n| count(n as u64));
     let [train, valid, test] = counts;
     progress.note(&format!("data {}: {train} train, {valid} valid, {test} test; {vocab} tokens", set.name));
+    let longest = config.data.max_len;
+    let cut = encode_all(&data.tokenizer, &set.train, config.data.prompt_weight, longest)?.truncated;
+    if cut > 0 {
+        let cut = count(cut as u64);
+        progress.note(&format!("{cut} training sequences are cut to {longest} tokens (data.max_len)"));
+    }
     Ok(data)
 }
 

@@ -122,22 +122,6 @@ impl Dataset {
         present.into_iter().collect()
     }
 
-    /// Takes from `other` the examples of every slice this data set has no training examples of, so that phases
-    /// that need questions, dialogue or prose find some beside a user's own data.
-    pub fn absorb_missing(&mut self, other: &Dataset) {
-        let mut present: BTreeSet<Slice> = self.slices(Split::Train).into_iter().collect();
-        if self.corpus.is_some() {
-            present.insert(Slice::Prose);
-        }
-        let missing = |e: &&Example| !present.contains(&e.slice);
-        self.train.extend(other.train.iter().filter(missing).cloned());
-        self.valid.extend(other.valid.iter().filter(missing).cloned());
-        self.test.extend(other.test.iter().filter(missing).cloned());
-        if !present.contains(&Slice::Tool) {
-            self.tools = other.tools.clone();
-        }
-    }
-
     /// The different texts of the training split, for training a tokenizer: system texts, prompts, completions and
     /// running text, each once, so that no merge is spent on what only repeats. Beside tool calls, which are right
     /// only when every token is, other examples count a quarter.

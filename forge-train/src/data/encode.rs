@@ -28,11 +28,6 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    fn push(&mut self, id: u16, weight: f32) {
-        self.ids.push(id);
-        self.weights.push(weight);
-    }
-
     fn extend(&mut self, ids: &[u16], weight: f32) {
         self.ids.extend_from_slice(ids);
         self.weights.resize(self.ids.len(), weight);
@@ -153,24 +148,6 @@ pub fn encode_all(
     }
     let tokens = sequences.iter().map(|s| s.ids.len()).sum();
     Ok(Encoded { sequences, truncated, tokens })
-}
-
-/// Windows of running text: `<bos>` and the next `len − 1` tokens, every token in exactly one window, all weights 1.
-///
-/// # Panics
-/// If `len` is less than 2.
-pub fn corpus(tokenizer: &Tokenizer, text: &str, len: usize) -> Encoded {
-    assert!(len >= 2, "a window holds at least <bos> and one token");
-    let ids = tokenizer.encode(text);
-    let window = |ids: &[u16]| {
-        let mut sequence = Sequence::default();
-        sequence.push(tokenizer.control("<bos>"), 0.0);
-        sequence.extend(ids, 1.0);
-        sequence
-    };
-    let sequences: Vec<Sequence> = ids.chunks(len - 1).map(window).collect();
-    let tokens = sequences.iter().map(|s| s.ids.len()).sum();
-    Encoded { sequences, truncated: 0, tokens }
 }
 
 #[cfg(test)]

@@ -130,17 +130,3 @@ fn unknown_tools_are_an_error_that_names_them() {
     let error = check(&t, &[example]).unwrap_err().to_string();
     assert!(error.contains("no tool `launch`"), "{error}");
 }
-
-#[test]
-fn corpus_windows_hold_every_token_once() {
-    let data = data();
-    let t = tokenizer(&data);
-    let text = "the fox went home. ".repeat(40);
-    let windows = corpus(&t, &text, 32);
-    let joined: Vec<u16> = windows.sequences.iter().flat_map(|s| s.ids[1..].to_vec()).collect();
-    assert_eq!(joined, t.encode(&text));
-    for s in &windows.sequences {
-        assert!(s.ids.len() <= 32 && s.ids[0] == t.control("<bos>") && s.weights[0] == 0.0);
-        assert!(s.weights[1..].iter().all(|w| *w == 1.0));
-    }
-}

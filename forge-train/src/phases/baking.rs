@@ -270,7 +270,7 @@ fn divergence(
 }
 
 /// `KL(P_teacher(·|system, x, y_<t) ‖ P_student(·|x, y_<t))`, mean over all completion tokens.
-fn baking_loss(
+pub(super) fn baking_loss(
     pad: u16,
     teacher: &Network,
     student: &Network,
@@ -316,16 +316,22 @@ pub fn interpolate(from: &Weights, to: &Weights, strength: f32) -> Weights {
     out
 }
 
+/// Whether every cycle began with a divergence above 0 and ended with a smaller one. A prompt on both sides gives 0
+/// before, and nothing can be baked.
+fn divergence_fell(metrics: &BTreeMap<String, f64>, cycles: u32) -> bool {
+    (1..=cycles).all(|c| {
+        let get = |name: &str| metrics.get(&format!("cycle{c}.{name}")).copied().unwrap_or(f64::NAN);
+        get("kl_before") > 0.0 && get("kl_after") < get("kl_before")
+    })
+}
+
 fn gate(
     ctx: &PhaseContext<'_>,
     best: &Candidate,
     start: &Weights,
     metrics: &BTreeMap<String, f64>,
 ) -> Result<Gate> {
-    let fell = (1..=ctx.config.phase6.cycles).all(|c| {
-        let get = |name: &str| metrics.get(&format!("cycle{c}.{name}")).copied().unwrap_or(f64::NAN);
-        get("kl_before") > 0.0 && get("kl_after") < get("kl_before")
-    });
+    let fell = divergence_fell(metrics, ctx.config.phase6.cycles);
     let card = common::card(ctx, PhaseId::Baking, serde_json::json!({}));
     let bytes = emit(start, &ctx.data.tokenizer, &card, &ternary_int8)?;
     let prompted = common::measure(ctx, &bytes, Prompting::With)?.frame_accuracy;
@@ -370,6 +376,18 @@ fn finish(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_divergence_that_was_there_and_fell_passes() {
+        let cycle = |before, after| {
+            BTreeMap::from([("cycle1.kl_before".to_owned(), before), ("cycle1.kl_after".to_owned(), after)])
+        };
+        assert!(divergence_fell(&cycle(0.6, 0.1), 1));
+        assert!(!divergence_fell(&cycle(0.0, 0.0), 1), "a prompt on both sides");
+        assert!(!divergence_fell(&cycle(0.6, 0.6), 1));
+        assert!(!divergence_fell(&cycle(0.6, f64::NAN), 1));
+        assert!(!divergence_fell(&cycle(0.6, 0.1), 2), "a cycle that left no measure");
+    }
 
     #[test]
     fn half_baking_goes_half_the_way() {

@@ -12,6 +12,8 @@ pub mod evomerge;
 pub mod forge;
 pub mod merging;
 pub mod quietstar;
+#[cfg(test)]
+mod tests;
 
 use crate::pipeline::Phase;
 

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::data::Dataset;
+use crate::data::augment::Augmenter;
 use crate::data::builtin::{self, Sizes};
 use crate::data::load;
 use crate::error::{Error, Result};
@@ -13,6 +15,8 @@ use crate::pipeline::artifact::sha256_hex;
 use crate::pipeline::phase::PreparedData;
 use crate::tokenizer::Tokenizer;
 
+/// Passes over a user's examples in the training data: one as they are, the others with slot values swapped.
+const PASSES: u64 = 4;
 /// Bytes of running text in an excerpt for each token a sequence may have.
 const BYTES_PER_TOKEN: usize = 2;
 
@@ -104,12 +108,22 @@ pub fn prepare(source: &DataSource, config: &Config) -> Result<PreparedData> {
         }
         DataSource::Jsonl { train, valid } => {
             let valid = valid.as_ref().map(SourceFile::verify).transpose()?;
-            load::dataset(train.verify()?, valid)?
+            augmented(load::dataset(train.verify()?, valid)?, config)
         }
         DataSource::Corpus { text } => load::corpus(text.verify()?, config.data.max_len * BYTES_PER_TOKEN)?,
     };
     let tokenizer = Tokenizer::for_dataset(&dataset, config.tokenizer.vocab as usize)?;
     Ok(PreparedData { dataset, tokenizer })
+}
+
+/// Adds passes over a user's commands with slot values swapped. The built-in data needs none: its generator draws
+/// values as freely already.
+fn augmented(mut dataset: Dataset, config: &Config) -> Dataset {
+    if config.data.augment > 0.0 {
+        let augmenter = Augmenter::new(&dataset.train, config.data.augment, config.run.seed);
+        dataset.train = augmenter.expand(&dataset.train, PASSES);
+    }
+    dataset
 }
 
 #[cfg(test)]
@@ -132,6 +146,27 @@ mod tests {
         let error = prepare(&source, &config).unwrap_err();
         assert!(error.to_string().contains("has changed"), "{error}");
         assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn a_users_commands_are_augmented_as_configured() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("calls.jsonl");
+        let line = |i: usize| {
+            format!(
+                "{{\"prompt\":\"play song{i}x now\",\"tool\":\"play\",\"args\":{{\"song\":\"song{i}x\"}}}}\n"
+            )
+        };
+        fs::write(&path, (0..200).map(line).collect::<String>()).unwrap();
+        let source = DataSource::jsonl(&path, None).unwrap();
+        let mut config = Config::preset(Preset::Nano);
+        config.data.augment = 0.0;
+        let plain = prepare(&source, &config).unwrap().dataset.train;
+        config.data.augment = 1.0;
+        let varied = prepare(&source, &config).unwrap().dataset.train;
+        assert_eq!(varied.len(), plain.len() * PASSES as usize);
+        assert_eq!(varied[..plain.len()], plain[..]);
+        assert_ne!(varied[plain.len()..2 * plain.len()], plain[..]);
     }
 
     #[test]
