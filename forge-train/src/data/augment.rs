@@ -80,7 +80,8 @@ fn only_occurrence(prompt: &str, value: &str) -> Option<usize> {
     let joined = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     let before = prompt[..at].chars().next_back();
     let after = prompt[at + value.len()..].chars().next();
-    let again = prompt[at + 1..].char_indices().any(|(i, _)| prompt[at + 1 + i..].starts_with(value));
+    let first = value.chars().next()?.len_utf8();
+    let again = prompt[at + first..].contains(value);
     (!joined(before) && !joined(after) && !again).then_some(at)
 }
 
@@ -112,6 +113,19 @@ mod tests {
         assert!(args[0].1.starts_with("song"), "swapped for a value of the pool");
         assert_eq!(once.prompt, format!("play {} now", args[0].1));
         assert_ne!(augmenter(1.0).apply(&example, 4, 5), once, "another epoch, another value");
+    }
+
+    #[test]
+    fn values_that_begin_with_several_bytes_are_found() {
+        let example = call("play my éxitos españa playlist", &[("song", "éxitos españa")]);
+        let out = augmenter(1.0).apply(&example, 1, 0);
+        assert!(
+            out.prompt.starts_with("play my song") && out.prompt.ends_with("x playlist"),
+            "{}",
+            out.prompt
+        );
+        let twice = call("play éé now", &[("song", "é")]);
+        assert_eq!(augmenter(1.0).apply(&twice, 1, 0), twice, "not a whole word, and twice");
     }
 
     #[test]
