@@ -18,12 +18,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 wanted=$1 seconds=$2 jobs=${3:-1}
 count=${FORGE_FUZZ_COUNT:-executions.tsv}
 
-if [ -n "${FORGE_FUZZ_BIN:-}" ]; then
-  bin=$FORGE_FUZZ_BIN commit=$(cat "$FORGE_FUZZ_BIN/COMMIT")
-else
+bin=${FORGE_FUZZ_BIN:-}
+if [ -z "$bin" ]; then
   ./build.sh
-  bin=bin commit=$(cat bin/COMMIT)
+  [ "${FORGE_FUZZ_ASAN:-0}" = 1 ] && bin=bin-asan || bin=bin
 fi
+commit=$(cat "$bin/COMMIT")
 
 longest() { # of a target's inputs: long enough for all it distinguishes
   case $1 in

@@ -10,7 +10,7 @@ use crate::input::Input;
 use crate::linear::{COLS, Work};
 use crate::payload::make_valid;
 
-const ROWS: usize = 8;
+const ROWS: usize = 4;
 const PAYLOAD: usize = 1 << 15;
 
 thread_local! {
@@ -83,8 +83,9 @@ fn family(data: &[u8], codec: impl FnOnce(&mut Input<'_>) -> Codec) {
     let mut input = Input::new(data);
     let codec = codec(&mut input);
     let (wide, rows, cols) = (input.byte() == 255, input.below(ROWS), input.byte());
-    // A wide matrix of a row now and then: the kernels sum in pieces, and it takes as many columns to fill one.
-    let shape = if wide { [1, 2000 + u32::from(cols)] } else { [rows as u32 + 1, u32::from(cols % 100)] };
+    // The ternary kernels sum in pieces, and it takes this many columns to fill one.
+    let wide = wide && matches!(codec, Codec::Ternary2b | Codec::Ternary5x8);
+    let shape = if wide { [1, 2000 + u32::from(cols)] } else { [rows as u32 + 1, u32::from(cols % 72)] };
     let mode = input.byte();
     let Some(len) = payload_len(&codec, shape).map(|len| len as usize).filter(|len| *len <= PAYLOAD) else {
         assert!(Matrix::new(codec, shape, input.rest()).is_err());

@@ -14,5 +14,5 @@ mod touch;
 
 pub use codecs::{float, hyper, int8, seedlm, ternary2b, ternary5x8, vptq};
 pub use parser::parser;
-pub use structured::structured;
+pub use structured::{model, structured};
 pub use tokenizer::tokenizer;

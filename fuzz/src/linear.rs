@@ -9,7 +9,7 @@ use forge_runtime::kernels::{QUANTISED_PADDING, Scratch, linear};
 /// The widest matrix.
 pub(crate) const COLS: usize = 2300;
 /// The most rows.
-const ROWS: usize = 8;
+const ROWS: usize = 4;
 
 /// Room to check a matrix in.
 pub(crate) struct Work {

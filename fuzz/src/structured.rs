@@ -40,6 +40,11 @@ pub fn structured(data: &[u8]) {
     }
 }
 
+/// The valid model that the bytes decide for.
+pub fn model(data: &[u8]) -> Vec<u8> {
+    write(&mut Input::new(data))
+}
+
 /// Runs two tokens of a file if it parses; returns whether it does.
 fn run(file: &[u8], input: &mut Input<'_>) -> bool {
     let Ok(model) = Model::parse(file) else { return false };
