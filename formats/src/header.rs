@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 pub const MAGIC: [u8; 8] = *b"\x89FORGE\r\n";
 /// Version this crate reads: any other major is refused.
 pub const MAJOR: u16 = 1;
-/// Version this crate writes; newer minors are read.
-pub const MINOR: u16 = 0;
+/// Newest version this crate writes; newer minors are read. A file says the oldest version that has all it uses.
+pub const MINOR: u16 = 1;
 /// Feature bits this crate understands; any other set bit is refused.
 pub const FEATURES: u32 = 0;
 /// Sections begin at multiples of this.
@@ -45,7 +45,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// Header of a file with this manifest and this much data.
+    /// Header of a file of version 1.0 with this manifest and this much data; a file that uses more sets `minor` and
+    /// `features`.
     pub fn new(manifest: &[u8], data_len: u64) -> Result<Self> {
         if manifest.len() > MANIFEST_MAX {
             return Err(Error::Manifest);
@@ -53,7 +54,7 @@ impl Header {
         let data_offset = align_up(HEADER_LEN + manifest.len()).ok_or(Error::Manifest)? as u32;
         let manifest_len = manifest.len() as u32;
         let manifest_crc = crc32(manifest);
-        Ok(Self { minor: MINOR, features: FEATURES, manifest_len, data_offset, data_len, manifest_crc })
+        Ok(Self { minor: 0, features: 0, manifest_len, data_offset, data_len, manifest_crc })
     }
 
     /// The header's bytes.
