@@ -3,9 +3,9 @@
 use core::fmt;
 
 use crate::codec::Matrix;
-use crate::config::ModelConfig;
+use crate::config::{CacheKind, ModelConfig};
 use crate::error::{Error, Result};
-use crate::header::{ALIGN, Header, align_up, crc32};
+use crate::header::{ALIGN, FEATURE_CACHE_INT8, Header, align_up, crc32};
 use crate::manifest::{Content, Head, Section, take};
 use crate::role::Role;
 use crate::tokenizer::TokenizerTable;
@@ -33,7 +33,10 @@ impl<'a> File<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self> {
         let header = Header::parse(bytes)?;
         let (manifest, data) = header.split(bytes)?;
-        let (head, records) = take::<Head>(manifest)?;
+        let (mut head, records) = take::<Head>(manifest)?;
+        if header.features & FEATURE_CACHE_INT8 != 0 {
+            head.config.cache = CacheKind::Int8;
+        }
         head.config.validate()?;
         let sections = Sections { records, left: head.sections };
         let mut layout = Layout { sections: sections.clone(), data, end: 0, ahead: None };

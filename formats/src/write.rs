@@ -7,10 +7,10 @@ use alloc::vec::Vec;
 use serde::Serialize;
 
 use crate::codec::Codec;
-use crate::config::ModelConfig;
+use crate::config::{CacheKind, ModelConfig};
 use crate::error::{Error, Result};
 use crate::file::File;
-use crate::header::{ALIGN, Header, align_up, crc32};
+use crate::header::{ALIGN, FEATURE_CACHE_INT8, Header, MINOR, align_up, crc32};
 use crate::manifest::{Content, Head, RECORD_MAX, Section};
 use crate::role::Role;
 use crate::tools;
@@ -119,8 +119,9 @@ impl Writer {
         for section in &sections {
             put(&mut manifest, section)?;
         }
-        let minor = u16::from(self.tools);
-        let header = Header { minor, ..Header::new(&manifest, data.len() as u64)? };
+        let features = self.features();
+        let minor = if self.tools || features != 0 { MINOR } else { 0 };
+        let header = Header { minor, features, ..Header::new(&manifest, data.len() as u64)? };
         let mut out = Vec::with_capacity(header.data_offset as usize + data.len());
         out.extend(header.to_bytes());
         out.extend(manifest);
@@ -128,6 +129,14 @@ impl Writer {
         out.extend(data);
         File::parse(&out)?;
         Ok(out)
+    }
+
+    /// What a reader must understand.
+    fn features(&self) -> u32 {
+        match self.config.cache {
+            CacheKind::F32 => 0,
+            CacheKind::Int8 => FEATURE_CACHE_INT8,
+        }
     }
 
     /// Places the sections in file order.
