@@ -119,7 +119,7 @@ impl<'a> ToolTable<'a> {
 
     /// The table as lists, for tools that change it.
     #[cfg(feature = "alloc")]
-    pub fn to_spec(&self) -> Vec<ToolSpec> {
+    pub fn to_spec(self) -> Vec<ToolSpec> {
         let slot = |s: Slot<'_>| {
             let value = match s.value {
                 Value::Text => ValueSpec::Text,
@@ -435,7 +435,8 @@ impl SlotSpec {
             ValueSpec::Number => 4,
         };
         out.extend(self.token.to_le_bytes());
-        out.push(kind | u8::from(self.required) * REQUIRED | u8::from(self.repeatable) * REPEATABLE);
+        let flags = u8::from(self.required) * REQUIRED + u8::from(self.repeatable) * REPEATABLE;
+        out.push(kind | flags);
         match &self.value {
             ValueSpec::Choice(choices) => {
                 put_count(out, choices.len())?;
