@@ -33,7 +33,8 @@ impl CacheShape {
     pub(crate) fn new(c: &ModelConfig) -> Option<Self> {
         let int8 = c.cache == CacheKind::Int8;
         let (window, width) = (c.window as usize, c.head_dim as usize);
-        let rings = (c.recursion as usize).checked_mul(c.layers as usize)?.checked_mul(c.kv_heads as usize)?;
+        let rings =
+            (c.recursion as usize).checked_mul(c.layers as usize)?.checked_mul(c.kv_heads as usize)?;
         let memories = (0..c.layers).filter(|l| c.has_memory(*l)).count();
         let mut shape = Self {
             int8,
@@ -75,7 +76,11 @@ impl CacheShape {
     /// Slots in use when `position` is the newest, and the slot of the oldest.
     fn extent(&self, position: u32) -> (usize, usize) {
         let slot = self.slot(position);
-        if (position as usize) < self.window { (slot + 1, 0) } else { (self.window, (slot + 1) % self.window.max(1)) }
+        if (position as usize) < self.window {
+            (slot + 1, 0)
+        } else {
+            (self.window, (slot + 1) % self.window.max(1))
+        }
     }
 }
 
@@ -203,6 +208,77 @@ impl Caches<'_> {
     pub(crate) fn forget(&mut self, s: &CacheShape, sequence: usize) {
         let start = sequence * s.memory_words;
         self.memories.get_mut(start..start + s.memory_words).unwrap_or(&mut []).fill(0.0);
+    }
+}
+
+impl CacheShape {
+    pub(crate) fn is_int8(&self) -> bool {
+        self.int8
+    }
+
+    /// Slots in use after `read` tokens.
+    fn used(&self, read: u32) -> usize {
+        (read as usize).min(self.window)
+    }
+
+    /// Places in use of one ring of keys or values, as indices of its words, in an order that every machine shares.
+    fn used_words(&self, keys: bool, used: usize) -> impl Iterator<Item = usize> {
+        let (width, channels) = (self.width, (self.window * self.width).div_ceil(4));
+        let int8 = (0..(used * width).div_ceil(4)).chain(channels..channels + used);
+        let blocks = (0..used).flat_map(move |slot| {
+            let first = slot / PANEL_ROWS * PANEL_ROWS * width + slot % PANEL_ROWS;
+            (0..width).map(move |channel| first + channel * PANEL_ROWS)
+        });
+        let none = 0..0;
+        let (int8, blocks, plain) = match (self.int8, keys) {
+            (true, _) => (Some(int8), None, none),
+            (false, true) => (None, Some(blocks), none),
+            (false, false) => (None, None, 0..used * width),
+        };
+        int8.into_iter().flatten().chain(blocks.into_iter().flatten()).chain(plain)
+    }
+
+    /// Words that [`Caches::save`] gives for the rings after `read` tokens.
+    pub(crate) fn saved_words(&self, read: u32) -> usize {
+        let used = self.used(read);
+        let ring = if self.int8 { (used * self.width).div_ceil(4) + used } else { used * self.width };
+        2 * ring * (self.key_words / self.key_ring().max(1))
+    }
+
+    /// Where every word in use lies after `read` tokens: among the keys or not, and which.
+    fn saved(&self, read: u32) -> impl Iterator<Item = (bool, usize)> {
+        let used = self.used(read);
+        let (key_ring, value_ring) = (self.key_ring(), self.value_ring());
+        (0..self.key_words / key_ring.max(1)).flat_map(move |ring| {
+            let keys = self.used_words(true, used).map(move |w| (true, ring * key_ring + w));
+            keys.chain(self.used_words(false, used).map(move |w| (false, ring * value_ring + w)))
+        })
+    }
+}
+
+impl Caches<'_> {
+    /// Every word in use of sequence 0 after `read` tokens: rings, then memories.
+    pub(crate) fn save(&self, s: &CacheShape, read: u32) -> impl Iterator<Item = u32> {
+        // The last word of int8 channels may hold two that are not in use.
+        let used = s.used(read) * s.width;
+        let half = (s.int8 && used % 4 != 0).then_some(used / 4);
+        let ring = s.key_ring().max(1);
+        let rings = s.saved(read).map(move |(keys, at)| {
+            let cache = if keys { &*self.keys } else { &*self.values };
+            let word = cache.get(at).map_or(0, |w| w.to_bits());
+            if half == Some(at % ring) { word & u32::from_le_bytes([0xFF, 0xFF, 0, 0]) } else { word }
+        });
+        rings.chain(self.memories.iter().take(s.memory_words).map(|m| m.to_bits()))
+    }
+
+    /// Puts back what [`Caches::save`] gave.
+    pub(crate) fn restore(&mut self, s: &CacheShape, read: u32, words: &mut impl Iterator<Item = u32>) {
+        for ((keys, at), word) in s.saved(read).zip(&mut *words) {
+            let cache = if keys { &mut *self.keys } else { &mut *self.values };
+            cache.iter_mut().skip(at).take(1).for_each(|w| *w = f32::from_bits(word));
+        }
+        let memories = self.memories.iter_mut().take(s.memory_words);
+        memories.zip(words).for_each(|(m, word)| *m = f32::from_bits(word));
     }
 }
 

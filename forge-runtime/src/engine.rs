@@ -139,16 +139,23 @@ impl<'m> Engine<'m> {
         let role = if c.tied { Role::Embedding } else { Role::Head };
         let Some(head) = self.tensors.get(role, 0) else { return };
         let own = self.member.part(c.vocab as usize);
-        for (slot, row) in rows.enumerate() {
-            let sequence = b.rows.get(row).map_or(0, |r| r.sequence as usize);
-            let logits = row_of(b.logits, sequence, w.logits);
-            let input = b.input.get(slot * w.input..).unwrap_or(&[]);
-            let xs = Vectors { x: input, stride: w.input, n: 1 };
-            if let Some(weights) = head.rows(own.clone()) {
-                let y = logits.get_mut(own.start..).unwrap_or(&mut []);
-                linear(self.kernels, &weights, xs, &mut Outputs { y, stride: w.logits }, &mut b.scratch);
+        let Some(weights) = head.rows(own.clone()) else { return };
+        let mut slot = 0;
+        while slot < rows.len() {
+            let b = &mut self.buffers;
+            let sequence = |slot: usize| b.rows.get(rows.start + slot).map_or(0, |r| r.sequence as usize);
+            // Rows of neighbouring sequences are multiplied together.
+            let first = sequence(slot);
+            let n = (slot..rows.len()).take_while(|s| sequence(*s) == first + s - slot).count().max(1);
+            let xs = Vectors { x: b.input.get(slot * w.input..).unwrap_or(&[]), stride: w.input, n };
+            let logits = b.logits.get_mut(first * w.logits..).unwrap_or(&mut []);
+            let logits = part(logits, n * w.logits);
+            let y = logits.get_mut(own.start..).unwrap_or(&mut []);
+            linear(self.kernels, &weights, xs, &mut Outputs { y, stride: w.logits }, &mut b.scratch);
+            for t in 0..n {
+                self.member.share(part(row_of(logits, t, w.logits), c.vocab as usize), own.clone());
             }
-            self.member.share(logits, own.clone());
+            slot += n;
         }
     }
 
@@ -173,8 +180,7 @@ impl<'m> Engine<'m> {
     /// `u = x`, or `u = x + loop_answer ⊙ norm(y) + loop_latent ⊙ norm(z)`, left to right, in the place of `z`.
     fn begin(&mut self, slot: usize, recursion: u32) {
         let row = self.row_at(slot);
-        let (c, b, w, floats) =
-            (self.config, &mut self.buffers, &self.layout.widths, &self.kernels.floats);
+        let (c, b, w, floats) = (self.config, &mut self.buffers, &self.layout.widths, &self.kernels.floats);
         let width = c.dim as usize;
         let latent = part(row_of(b.latent, row, w.dim), width);
         let x = part(row_of(b.embedded, row, w.dim), width);
@@ -188,8 +194,7 @@ impl<'m> Engine<'m> {
             return;
         };
         let gain = b.scratch.row.get_mut(..width).unwrap_or(&mut []);
-        let (normed, term) = b.input.split_at_mut_checked(width).unwrap_or_default();
-        let _ = term;
+        let normed = part(b.input, width);
         let y = part(row_of(b.answer, row, w.dim), width);
         (floats.norm)(y, c.norm_eps, normed);
         answer.matrix.decode_row(0, gain);

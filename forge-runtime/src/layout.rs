@@ -64,8 +64,7 @@ impl Widths {
         let gate = size(with_memory(c.mem_gate) as u32);
         let joined = with_memory(2 * c.attn_dim());
         let input = largest(&[size(c.dim), attended, size(c.ffn), memory, joined, gate]);
-        let output =
-            largest(&[size(c.qkv_dim()), size(2 * c.ffn), 2 * memory, gate, attended, size(c.dim)]);
+        let output = largest(&[size(c.qkv_dim()), size(2 * c.ffn), 2 * memory, gate, attended, size(c.dim)]);
         Self {
             dim: size(c.dim),
             input,

@@ -17,7 +17,7 @@ pub(crate) struct Member<'m> {
 pub(crate) trait Exchange {
     /// Publishes `y[own]` and fills the rest of `y` with what the other members publish at the same place of their
     /// program.
-    fn share(&self, rank: usize, y: &mut [f32], own: Range<usize>);
+    fn share(&self, y: &mut [f32], own: Range<usize>);
 }
 
 impl<'m> Member<'m> {
@@ -46,7 +46,7 @@ impl<'m> Member<'m> {
     #[inline]
     pub(crate) fn share(&self, y: &mut [f32], own: Range<usize>) {
         if let Some(exchange) = self.exchange {
-            exchange.share(self.rank, y, own);
+            exchange.share(y, own);
         }
     }
 }

@@ -155,8 +155,7 @@ impl<'m> Tensors<'m> {
                 let place = place_of(role, layer).and_then(|at| places.get_mut(at)).ok_or(Error::Buffer)?;
                 let [kind, parameters] = pack_codec(codec);
                 let panels = u32::try_from(vectors).map_err(|_| Error::Buffer)?;
-                *place =
-                    Place { offset64: section.offset64, len: section.len, kind, parameters, panels };
+                *place = Place { offset64: section.offset64, len: section.len, kind, parameters, panels };
                 vectors += prepared::section_vectors(model, &section);
             }
         }

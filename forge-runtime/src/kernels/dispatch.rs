@@ -15,6 +15,7 @@ macro_rules! floats_with {
         use forge_formats::Matrix;
         Floats {
             norm: compiled!($feature, (x: &[f32], eps: f32, out: &mut [f32]) => generic::norm),
+            norm_in_place: compiled!($feature, (x: &mut [f32], eps: f32) => generic::norm_in_place),
             norm_gained: compiled!($feature,
                 (x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) => generic::norm_gained),
             quantise: compiled!($feature, (x: &[f32], q: &mut [i8]) -> Meta => generic::quantise),

@@ -39,6 +39,7 @@ pub struct Kernels {
 #[derive(Clone, Copy)]
 pub(crate) struct Floats {
     pub(crate) norm: fn(&[f32], f32, &mut [f32]),
+    pub(crate) norm_in_place: fn(&mut [f32], f32),
     pub(crate) norm_gained: fn(&[f32], &[f32], f32, &mut [f32]),
     pub(crate) quantise: fn(&[f32], &mut [i8]) -> Meta,
     pub(crate) rotate: fn(&mut [f32], &[f32]),

@@ -16,6 +16,13 @@ pub(crate) fn norm(x: &[f32], eps: f32, out: &mut [f32]) {
     out.iter_mut().zip(x).for_each(|(o, x)| *o = x * r);
 }
 
+/// `x = norm(x)`.
+#[inline(always)]
+pub(crate) fn norm_in_place(x: &mut [f32], eps: f32) {
+    let r = norm_factor(x, eps);
+    x.iter_mut().for_each(|x| *x *= r);
+}
+
 /// `out = norm(x, gain)`.
 #[inline(always)]
 pub(crate) fn norm_gained(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {

@@ -22,6 +22,7 @@ pub(super) const TABLE: Kernels = Kernels {
     name: "portable",
     floats: Floats {
         norm: generic::norm,
+        norm_in_place: generic::norm_in_place,
         norm_gained: generic::norm_gained,
         quantise: generic::quantise,
         rotate: generic::rotate,
