@@ -106,7 +106,7 @@ fn family(data: &[u8], codec: impl FnOnce(&mut Input<'_>) -> Codec) {
             return decode_all(&Matrix::validated(codec, shape, payload));
         };
         assert!(Matrix::new(codec, shape, &payload[..len - 1]).is_err());
-        work.check(&matrix);
+        work.check(&matrix, mode >> 4 ^ mode);
     });
 }
 

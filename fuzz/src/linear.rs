@@ -4,7 +4,8 @@
 use forge_formats::Matrix;
 use forge_formats::codec::Codec;
 use forge_formats::codec::ternary::{Packing, unpack_row};
-use forge_runtime::kernels::{QUANTISED_PADDING, Scratch, linear};
+use forge_runtime::kernels::{Kernels, PORTABLE};
+use forge_runtime::testing::product;
 
 /// The widest matrix.
 pub(crate) const COLS: usize = 2300;
@@ -19,7 +20,6 @@ pub(crate) struct Work {
     trits: Vec<i8>,
     row: Vec<f32>,
     again: Vec<f32>,
-    quantised: Vec<i16>,
 }
 
 impl Default for Work {
@@ -30,14 +30,14 @@ impl Default for Work {
             trits: vec![0; COLS],
             row: vec![0.0; COLS],
             again: vec![0.0; COLS],
-            quantised: vec![0; COLS + QUANTISED_PADDING],
         }
     }
 }
 
 impl Work {
-    /// Asserts that all ways of using a valid matrix of at most [`ROWS`] × [`COLS`] agree.
-    pub(crate) fn check(&mut self, matrix: &Matrix<'_>) {
+    /// Asserts that all ways of using a valid matrix of at most [`ROWS`] × [`COLS`] agree; `turn` chooses the kernels
+    /// that are compared.
+    pub(crate) fn check(&mut self, matrix: &Matrix<'_>, turn: u8) {
         let (rows, cols) = (matrix.rows(), matrix.cols());
         let x = &self.x[..cols];
         let inverse = if matrix.codec().is_integer() { quantise(x, &mut self.q) } else { None };
@@ -65,15 +65,17 @@ impl Work {
                 dot(&row[..cols], x)
             };
         }
-        let mut got = [f32::NAN; ROWS];
-        linear(
-            matrix,
-            x,
-            &mut got[..rows],
-            &mut Scratch { row: &mut self.row, quantised: &mut self.quantised },
-        );
-        let agree = got.iter().zip(want).take(rows).all(|(a, b)| same(*a, b));
-        assert!(agree, "{matrix:?}: {:?} instead of {:?}", &got[..rows], &want[..rows]);
+        // The definition, and one of the other tables, with and without panels.
+        let best = Kernels::all().nth(turn as usize >> 1 & 3).unwrap_or(&PORTABLE);
+        for (kernels, prepared) in [(&PORTABLE, false), (best, turn & 1 == 1)] {
+            let got = product(kernels, matrix, x, 1, prepared);
+            let agree = got.iter().zip(want).all(|(a, b)| same(*a, b));
+            assert!(
+                agree && got.len() == rows,
+                "{kernels:?}, {matrix:?}: {got:?} instead of {:?}",
+                &want[..rows]
+            );
+        }
         matrix.decode_row(rows, &mut self.again[..cols]);
         assert!(self.again[..cols].iter().all(|w| *w == 0.0), "a row past the end of {matrix:?}");
         assert!(matrix.slice_rows(0..rows + 1).is_none());

@@ -3,11 +3,12 @@
 use std::cell::RefCell;
 
 use forge_formats::codec::{Codec, HyperParams, SeedLmParams, VptqParams, payload_len};
-use forge_formats::config::Activation;
+use forge_formats::config::{Activation, CacheKind};
+use forge_formats::header::crc32;
 use forge_formats::role::RoleKind;
 use forge_formats::tokenizer::{SpecialKind, TokenizerSpec};
 use forge_formats::write::Writer;
-use forge_runtime::{Error, Model, ModelConfig, Sampler, Session};
+use forge_runtime::{Batch, Error, Kernels, Model, ModelConfig, Options, Sampler, Session};
 
 use crate::input::Input;
 use crate::payload::make_valid;
@@ -17,7 +18,9 @@ use crate::seal;
 const MEMORY: usize = 1 << 20;
 
 thread_local! {
-    static WORDS: RefCell<Vec<u64>> = RefCell::new(vec![0x5555_5555_5555_5555; MEMORY / 8]);
+    // What an input has left here must not matter to the next.
+    static MEMORIES: RefCell<[Vec<u64>; 3]> =
+        RefCell::new([(); 3].map(|()| vec![0x5555_5555_5555_5555; MEMORY / 8]));
 }
 
 /// Writes a model, runs it, changes up to three bytes, makes the checksums right, and runs it again if it still
@@ -47,50 +50,102 @@ pub fn model(data: &[u8]) -> Vec<u8> {
 /// Runs two tokens of a file if it parses; returns whether it does.
 fn run(file: &[u8], input: &mut Input<'_>) -> bool {
     let Ok(model) = Model::parse(file) else { return false };
-    let need = model.workspace();
-    if need > MEMORY {
+    let config = model.config();
+    let kernels = Kernels::all().nth(input.below(4)).unwrap_or(Kernels::best());
+    let options = Options::default().kernels(kernels).block(input.below(4));
+    let token = |n: u16| (u32::from(n) % config.vocab) as u16;
+    let tokens = [token(input.u16()), token(input.u16())];
+    let device = Options::device();
+    let most = [model.workspace_for(&device), model.batch_workspace(&options, 2), model.prepared_bytes()];
+    if most.iter().any(|need| *need > MEMORY) {
         return true;
     }
-    WORDS.with_borrow_mut(|words| {
-        let config = model.config();
-        let vocab = config.vocab;
-        let token = |n: u16| (u32::from(n) % vocab) as u16;
-        let (first, second) = (token(input.u16()), token(input.u16()));
-        // What an earlier input has left in the memory must not matter.
-        let memory = &mut bytemuck::cast_slice_mut::<u64, u8>(words)[..need];
-        let mut session = Session::new(&model, memory).expect("as much memory as it asked for");
-        let before = digest(session.step(first).expect("a token of the vocabulary"));
-        let logits = session.step_mut(second).expect("a token of the vocabulary");
-        assert_eq!(logits.len(), vocab as usize);
-        // These two cost more than all the rest.
-        let extras = input.byte();
-        if extras & 7 == 1 {
-            let mut sampler = Sampler::new(input.f32(), u64::from(input.u16()));
-            (sampler.top_p, sampler.min_p, sampler.repetition_penalty) =
-                (input.f32(), input.f32(), input.f32());
-            sampler.top_k = u32::from(input.byte());
-            assert!(u32::from(sampler.sample(logits, &[first, second])) < vocab);
-        }
+    MEMORIES.with_borrow_mut(|memories| {
+        let [first, second, third] =
+            memories.each_mut().map(|words| bytemuck::cast_slice_mut::<u64, u8>(words));
+        let session = Session::with(&model, &device, &mut first[..most[0]]);
+        let mut session = session.expect("as much memory as it asked for");
+        let before = digest(session.step(tokens[0]).expect("a token of the vocabulary"));
+        let mut snapshot = [0; 1 << 14];
+        let snapshot = session.snapshot(&mut snapshot).ok().map(|len| &mut snapshot[..len]);
+        let after = digest(session.step(tokens[1]).expect("a token of the vocabulary"));
         assert_eq!(session.position(), 2);
         assert!((1..=config.recursion).contains(&session.recursions()));
-        if let Ok(outside) = u16::try_from(vocab) {
+        if let Ok(outside) = u16::try_from(config.vocab) {
             assert_eq!(session.feed(outside), Err(Error::Token(outside)));
         }
-        if extras & 0x70 == 0x10 {
-            session.reset();
-            assert_eq!(
-                digest(session.step(first).expect("a token of the vocabulary")),
-                before,
-                "a reset is not complete"
-            );
+        // Each of these costs as much as all of the above, so an input has one of them.
+        match input.below(8) {
+            0 => {
+                session.reset();
+                let again = digest(session.step(tokens[0]).expect("a token of the vocabulary"));
+                assert_eq!(again, before, "a reset is not complete");
+            }
+            1 => sample(session.step_mut(tokens[0]).expect("a token of the vocabulary"), &tokens, input),
+            2 => restore(&mut session, snapshot, tokens[1], after, input),
+            3 => {
+                let batch = Batch::new(&model, &options, 2, &mut second[..most[1]]);
+                let mut batch = batch.expect("as much memory as it asked for");
+                batch.prefill(1, &tokens[..1]).expect("a token of the vocabulary");
+                batch.step(&[(0, tokens[0]), (1, tokens[1])]).expect("tokens of the vocabulary");
+                assert_eq!((digest(batch.logits_mut(0)), digest(batch.logits_mut(1))), (before, after));
+            }
+            way @ 4..6 => {
+                let mut options = options;
+                if way == 4 {
+                    let prepared = model.prepare(&mut third[..most[2]]);
+                    options = options.prepared(prepared.expect("as much memory as it asked for"));
+                }
+                let need = model.workspace_for(&options);
+                let mut other = Session::with(&model, &options, &mut second[..need]).expect("enough memory");
+                let logits = other.extend(&tokens).expect("tokens of the vocabulary");
+                assert_eq!(digest(logits), after, "{options:?} gives other logits");
+            }
+            _ => {}
         }
     });
     true
 }
 
-/// A hash of the logits' bits.
+/// Any sampler gives a token of the vocabulary.
+fn sample(logits: &mut [f32], recent: &[u16], input: &mut Input<'_>) {
+    let vocab = logits.len();
+    let mut sampler = Sampler::new(input.f32(), u64::from(input.u16()));
+    (sampler.top_p, sampler.min_p, sampler.repetition_penalty) = (input.f32(), input.f32(), input.f32());
+    sampler.top_k = u32::from(input.byte());
+    assert!(usize::from(sampler.sample(logits, recent)) < vocab);
+}
+
+/// A snapshot continues where it was taken; a damaged one is refused, or with a right checksum continues somewhere.
+fn restore(
+    session: &mut Session<'_>,
+    snapshot: Option<&mut [u8]>,
+    token: u16,
+    after: u64,
+    input: &mut Input<'_>,
+) {
+    let Some(snapshot) = snapshot else { return };
+    session.restore(snapshot).expect("a snapshot of this very session");
+    assert_eq!(
+        digest(session.step(token).expect("a token of the vocabulary")),
+        after,
+        "it goes on elsewhere"
+    );
+    let (at, flip) = (usize::from(input.u16()) % snapshot.len(), input.byte());
+    snapshot[at] ^= flip;
+    assert_eq!(session.restore(snapshot).is_ok(), flip == 0);
+    let crc = crc32(&snapshot[8..]);
+    snapshot[4..8].copy_from_slice(&crc.to_le_bytes());
+    let restored = session.restore(snapshot).is_ok();
+    assert!(restored || session.position() == 0);
+    let stepped = session.step(token);
+    assert!(stepped.is_ok() || stepped == Err(Error::Length));
+}
+
+/// A hash of the logits' bits. Which not-a-number one is is no part of the definition.
 fn digest(logits: &[f32]) -> u64 {
-    logits.iter().fold(0, |hash: u64, l| (hash ^ u64::from(l.to_bits())).wrapping_mul(0x0100_0000_01B3))
+    let bits = |l: &f32| if l.is_nan() { f32::NAN.to_bits() } else { l.to_bits() };
+    logits.iter().fold(0, |hash: u64, l| (hash ^ u64::from(bits(l))).wrapping_mul(0x0100_0000_01B3))
 }
 
 /// A model that is valid, whatever the input.
@@ -151,6 +206,7 @@ fn config(input: &mut Input<'_>, vocab: u32) -> ModelConfig {
         mem_dim: if flag(4) { input.from(1, 5) } else { 0 },
         mem_gate: if flag(4) { input.from(1, 5) } else { 0 },
         mem_layers: if flag(4) { input.below(1 << layers) as u64 } else { 0 },
+        cache: if flag(5) { CacheKind::Int8 } else { CacheKind::F32 },
     }
 }
 
