@@ -4,12 +4,12 @@
 use std::alloc::System;
 
 use forge_formats::codec::encode::Simple;
-use forge_formats::config::Activation;
+use forge_formats::config::{Activation, CacheKind};
 use forge_formats::tokenizer::MAX_TOKEN;
 use forge_runtime::call::render;
 use forge_runtime::generate::{Generator, prompt};
 use forge_runtime::testing::random_model;
-use forge_runtime::{Model, ModelConfig, Sampler, Session};
+use forge_runtime::{Model, ModelConfig, Options, Sampler, Session};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -42,6 +42,7 @@ fn config() -> ModelConfig {
         mem_dim: 7,
         mem_gate: 9,
         mem_layers: 0b10,
+        cache: CacheKind::F32,
     }
 }
 
@@ -64,13 +65,20 @@ fn allocations<T>(f: impl FnOnce() -> T) -> (usize, T) {
 }
 
 /// From bytes to text: parse, verify, prompt, 1000 tokens, rendering. Returns the tokens generated.
-fn everything(bytes: &[u8], memory: &mut [u8], ids: &mut [u16]) -> usize {
+fn everything(bytes: &[u8], device: bool, memory: &mut [u8], panels: &mut [u8], ids: &mut [u16]) -> usize {
     let model = Model::parse(bytes).expect("a valid model");
     model.file().verify().expect("an undamaged one");
     let tokenizer = model.tokenizer();
     let len = prompt(&tokenizer, Some(b"be brief"), b"turn on the lights", ids).expect("room for the prompt");
-    let need = model.workspace();
-    let session = Session::new(&model, &mut memory[..need]).expect("as much memory as it asks for");
+    let options = if device {
+        Options::device()
+    } else {
+        let prepared = model.prepare(&mut panels[..model.prepared_bytes()]).expect("enough memory");
+        Options::default().prepared(prepared).block(8)
+    };
+    let need = model.workspace_for(&options);
+    let mut session = Session::with(&model, &options, &mut memory[..need]).expect("enough memory");
+    session.prefill(&ids[..len]).expect("tokens of the vocabulary");
     let mut sampler = Sampler::new(1.0, 7);
     (sampler.top_k, sampler.top_p, sampler.min_p, sampler.repetition_penalty) = (40, 0.9, 0.01, 1.1);
     // No id ends the completion, so that it is as long as the test says.
@@ -105,16 +113,29 @@ fn from_bytes_to_text_without_an_allocation() {
     let (counted, _) = allocations(|| std::hint::black_box(vec![0u8; 100]));
     assert!(counted > 0, "the counter does not count");
     for (name, bytes) in files() {
-        let need = Model::parse(&bytes).expect("a valid model").workspace();
-        let mut words = vec![u32::from_ne_bytes([FILL; 4]); need / 4 + 1024];
-        let mut ids = vec![0u16; 256];
-        let memory = bytemuck::cast_slice_mut(&mut words);
-        let (counted, generated) = allocations(|| everything(&bytes, memory, &mut ids));
-        assert_eq!((counted, generated), (0, TOKENS), "{name}");
-        // Not a byte beyond what was asked for, and no part of that for nothing.
-        let memory: &[u8] = bytemuck::cast_slice(&words);
-        assert!(memory[need..].iter().all(|b| *b == FILL), "{name} writes past its memory");
-        let untouched = memory[..need].iter().filter(|b| **b == FILL).count();
-        assert!(untouched < need / 2, "{name} leaves {untouched} of {need} bytes untouched");
+        for device in [true, false] {
+            without_allocation(&format!("{name}, device {device}"), &bytes, device);
+        }
     }
+}
+
+fn without_allocation(name: &str, bytes: &[u8], device: bool) {
+    // More than any of these models needs; the test finds out how much each uses.
+    const LENT: usize = 1 << 20;
+    let mut words = vec![u32::from_ne_bytes([FILL; 4]); LENT / 4];
+    let mut panels = vec![0u64; LENT / 8];
+    let mut ids = vec![0u16; 256];
+    let need = {
+        let model = Model::parse(bytes).expect("a valid model");
+        let options = if device { Options::device() } else { Options::default().block(8) };
+        model.workspace_for(&options)
+    };
+    let (memory, panels) = (bytemuck::cast_slice_mut(&mut words), bytemuck::cast_slice_mut(&mut panels));
+    let (counted, generated) = allocations(|| everything(bytes, device, memory, panels, &mut ids));
+    assert_eq!((counted, generated), (0, TOKENS), "{name}");
+    // Not a byte beyond what was asked for, and no part of that for nothing.
+    let memory: &[u8] = bytemuck::cast_slice(&words);
+    assert!(memory[need..].iter().all(|b| *b == FILL), "{name} writes past its memory");
+    let untouched = memory[..need].iter().filter(|b| **b == FILL).count();
+    assert!(untouched < need / 2, "{name} leaves {untouched} of {need} bytes untouched");
 }
