@@ -1,6 +1,6 @@
 //! Runs a model over sequences through the runtime: scoring given tokens, generating new ones.
 
-use forge_runtime::{Model, Sampler, Session};
+use forge_runtime::{Model, Options, Sampler, Session, Workspace};
 
 use crate::error::{Error, Result};
 
@@ -12,6 +12,11 @@ pub(super) fn failed(error: forge_runtime::Error) -> Error {
             Error::Usage { what: format!("the model cannot be run: {other}"), hint: other.hint().into() }
         }
     }
+}
+
+/// Fails when this machine has not the memory of one session: a small file may ask for any amount.
+pub(super) fn enough_memory(model: &Model<'_>) -> Result<()> {
+    Workspace::try_with(model, &Options::default()).map(drop).map_err(failed)
 }
 
 /// Memory of a session, reused from sequence to sequence.
