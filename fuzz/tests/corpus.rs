@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every target and its name.
-const TARGETS: [(&str, fn(&[u8])); 10] = [
+const TARGETS: [(&str, fn(&[u8])); 11] = [
     ("parser", forge_fuzz::parser),
     ("structured", forge_fuzz::structured),
     ("tokenizer", forge_fuzz::tokenizer),
@@ -15,6 +15,7 @@ const TARGETS: [(&str, fn(&[u8])); 10] = [
     ("seedlm", forge_fuzz::seedlm),
     ("vptq", forge_fuzz::vptq),
     ("hyper", forge_fuzz::hyper),
+    ("tools", forge_fuzz::tools),
 ];
 
 fn folder(target: &str) -> PathBuf {
