@@ -7,8 +7,12 @@ use forge_formats::header::crc32;
 use forge_runtime::{Kernels, Model, Options, Session, Workspace};
 
 /// Path of a file, and the CRC-32 of the bits of all logits of 24 steps, as version 0.1.0 of this crate gave them.
-const RECORDED: [(&str, u32); 4] =
-    [("v1_0/extra.forge", 0x9499_ffcd), ("v1_0/full.forge", 0x4aac_dca6), ("v1_0/plain.forge", 0x9499_ffcd), ("v1_0/searched.forge", 0x4bc4_e501)];
+const RECORDED: [(&str, u32); 4] = [
+    ("v1_0/extra.forge", 0x9499_ffcd),
+    ("v1_0/full.forge", 0x4aac_dca6),
+    ("v1_0/plain.forge", 0x9499_ffcd),
+    ("v1_0/searched.forge", 0x4bc4_e501),
+];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../formats/tests/golden")
