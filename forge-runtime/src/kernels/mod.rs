@@ -26,7 +26,17 @@ pub fn linear(w: &Matrix<'_>, x: &[f32], y: &mut [f32], scratch: &mut Scratch<'_
         Codec::Int8Row => quantised(x, y, scratch, |q, y| portable::gemv_int8(w, q, y)),
         Codec::Ternary2b => quantised(x, y, scratch, |q, y| portable::gemv_ternary_2b(w, q, y)),
         Codec::Ternary5x8 => quantised(x, y, scratch, |q, y| portable::gemv_ternary_5x8(w, q, y)),
+        Codec::TernaryRans | Codec::TernarySparse => streamed(w, x, y, scratch),
         Codec::SeedLm(_) | Codec::Vptq(_) | Codec::Hyper(_) => portable::gemv_decoded(w, x, y, scratch.row),
+    }
+}
+
+/// A ternary matrix of any codec: a tile of rows at a time is packed into the scratch row (which takes 16 of them) and
+/// multiplied from there.
+fn streamed(w: &Matrix<'_>, x: &[f32], y: &mut [f32], scratch: &mut Scratch<'_>) {
+    match Quantised::new(x, scratch.quantised) {
+        Some(q) => portable::gemv_ternary_packed(w, &q, y, bytemuck::cast_slice_mut(scratch.row)),
+        None => y.fill(0.0),
     }
 }
 

@@ -90,7 +90,40 @@ pub fn unpack5(byte: u8) -> [i8; 5] {
 
 /// `trit + 1` of place `n`, 1 when there is none.
 fn code(trits: &[i8], n: usize) -> u8 {
-    trits.get(n).map_or(1, |t| (t.clamp(&-1, &1) + 1).cast_unsigned())
+    trits.get(n).map_or(1, |t| code_of(*t))
+}
+
+/// `trit + 1`; values outside −1..=1 are clamped.
+pub(crate) fn code_of(trit: i8) -> u8 {
+    (trit.clamp(-1, 1) + 1).cast_unsigned()
+}
+
+/// The five base-3 digits of `v`, at most 242, the first the most significant.
+pub(crate) fn digits(v: u8) -> [u8; 5] {
+    unpack5(fraction(v.into())).map(code_of)
+}
+
+/// Writes the bytes of one row, packed either way, as `Ternary2b` packs them.
+pub fn row_packed_2b(packing: Packing, cols: u32, row: &[u8], out: &mut [u8]) {
+    match packing {
+        Packing::TwoBit => out.iter_mut().zip(row).for_each(|(o, b)| *o = *b),
+        Packing::FiveInEight => {
+            let out = out.iter_mut().take(Packing::TwoBit.row_bytes(cols) as usize);
+            let (mut held, mut bits, mut bytes) = (0u32, 0, row.iter());
+            for out in out {
+                if bits < 8 {
+                    // Past the last byte everything is 0, as in it.
+                    let trits = bytes.next().map_or([0; 5], |b| unpack5(*b));
+                    let five = trits.iter().rev().fold(0, |five, t| five << 2 | u32::from(code_of(*t)));
+                    held |= five << bits;
+                    bits += 10;
+                }
+                *out = held as u8;
+                held >>= 8;
+                bits -= 8;
+            }
+        }
+    }
 }
 
 /// Packed rows and two bytes of scale each.

@@ -9,7 +9,7 @@ mod ternary;
 
 pub use float::{gemv_decoded, gemv_f16, gemv_f32};
 pub use int8::gemv_int8;
-pub use ternary::{gemv_ternary_2b, gemv_ternary_5x8};
+pub use ternary::{gemv_ternary_2b, gemv_ternary_5x8, gemv_ternary_packed};
 
 use forge_formats::Matrix;
 
