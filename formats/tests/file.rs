@@ -2,11 +2,13 @@
 
 mod common;
 
-use common::{Raw, full_config, join, model, patch_header, plain_config, spec};
+use common::{Raw, full_config, join, model, newer, patch_header, plain_config, spec};
 use forge_formats::codec::Codec;
 use forge_formats::codec::encode::{Simple, encode};
 use forge_formats::config::CacheKind;
-use forge_formats::header::{ALIGN, FEATURE_CACHE_INT8, FEATURES, MANIFEST_MAX, crc32};
+use forge_formats::header::{
+    ALIGN, FEATURE_CACHE_INT8, FEATURE_TERNARY_RANS, FEATURE_TERNARY_SPARSE, FEATURES, MANIFEST_MAX, crc32,
+};
 use forge_formats::manifest::{Content, Section};
 use forge_formats::write::Writer;
 use forge_formats::{Error, File, ModelConfig, Role};
@@ -145,6 +147,25 @@ fn an_int8_cache_is_a_feature_that_readers_must_understand() {
     assert!(differing.iter().all(|at| [10, 12, 60, 61, 62, 63].contains(at)), "{differing:?}");
     assert_eq!(bytes.len(), plain.len());
     assert_eq!(File::parse(&plain).unwrap().config().cache, CacheKind::F32);
+}
+
+#[test]
+fn features_are_those_that_are_used() {
+    let bytes = newer().finish().unwrap();
+    let file = File::parse(&bytes).unwrap();
+    file.verify().unwrap();
+    assert_eq!((file.header().minor, file.header().features), (1, FEATURES));
+    assert_eq!(Writer::from_file(&file).finish().unwrap(), bytes);
+    for bit in [FEATURE_TERNARY_RANS, FEATURE_TERNARY_SPARSE] {
+        let mut raw = Raw::new(&bytes);
+        raw.features &= !bit;
+        assert_eq!(refusal(&raw.bytes()), Error::Manifest, "used, but not said: {bit}");
+        let mut raw = Raw::new(&model(&plain_config()).finish().unwrap());
+        (raw.minor, raw.features) = (1, bit);
+        assert_eq!(refusal(&raw.bytes()), Error::Manifest, "said, but not used: {bit}");
+        raw.features = 0;
+        assert!(File::parse(&raw.bytes()).is_ok());
+    }
 }
 
 /// Version 1.0 knew no feature: what it does with this file is what this reader does with every bit it does not know,
@@ -298,7 +319,7 @@ fn codecs_a_role_forbids_are_refused() {
         let payload = encode(codec, rows, cols, &common::values(3, rows * cols));
         model(&config).replace(role, 0, codec.into(), payload).finish()
     };
-    for codec in [Simple::Ternary2b, Simple::Ternary5x8] {
+    for codec in [Simple::Ternary2b, Simple::Ternary5x8, Simple::TernaryRans, Simple::TernarySparse] {
         assert_eq!(file(Role::Embedding, codec), Err(Error::Tensor("embedding")));
         assert_eq!(file(Role::FinalNorm, codec), Err(Error::Tensor("final_norm")));
         assert!(file(Role::Qkv, codec).is_ok());
