@@ -30,6 +30,14 @@ static CRC32: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
 /// CRC-32 as in zip, PNG and Ethernet.
 pub fn crc32(bytes: &[u8]) -> u32 {
+    #[cfg(feature = "std")]
+    return crc32fast::hash(bytes);
+    #[cfg(not(feature = "std"))]
+    crc32_by_table(bytes)
+}
+
+/// The same without instructions for it: what devices do.
+pub fn crc32_by_table(bytes: &[u8]) -> u32 {
     CRC32.checksum(bytes)
 }
 

@@ -481,3 +481,17 @@ fn verify_names_the_damaged_section() {
     let file = File::parse(&bytes).unwrap();
     assert_eq!(file.verify(), Err(Error::Checksum("final_norm")));
 }
+
+/// With `std` the checksum has instructions of its own; without, and on devices, a table.
+#[test]
+fn both_checksums_agree() {
+    use forge_formats::header::crc32_by_table;
+    assert_eq!((crc32(b"123456789"), crc32_by_table(b"123456789")), (0xCBF4_3926, 0xCBF4_3926));
+    let bytes: Vec<u8> = common::values(1, 4096).iter().map(|v| (v * 127.0) as i8 as u8).collect();
+    for len in (0..300).chain([511, 512, 513, 1023, 4000]) {
+        for start in [0, 1, 7, 96] {
+            let part = &bytes[start..start + len];
+            assert_eq!(crc32(part), crc32_by_table(part), "{len} bytes from {start}");
+        }
+    }
+}
