@@ -1,7 +1,8 @@
-//! Entropy-coded and sparse trits: round trips, one encoding only, hostile payloads, and how near the entropy they are.
+//! Entropy-coded and sparse trits: round trips, one encoding only, hostile payloads.
 
 mod common;
 
+use common::trits;
 use forge_formats::codec::encode::{Simple, pack};
 use forge_formats::codec::{Codec, Matrix};
 use forge_formats::{Error, codec};
@@ -10,22 +11,6 @@ use proptest::prelude::*;
 const TERNARY: [Simple; 4] =
     [Simple::Ternary2b, Simple::Ternary5x8, Simple::TernaryRans, Simple::TernarySparse];
 const NEW: [Simple; 2] = [Simple::TernaryRans, Simple::TernarySparse];
-
-/// Independent trits, `zeros` of them 0 and the rest either sign.
-fn trits(seed: u32, n: usize, zeros: f32) -> Vec<i8> {
-    let (places, signs) = (common::values(seed, n), common::values(seed ^ 0x5555, n));
-    let trit = |(place, sign): (f32, f32)| match place * 0.5 + 0.5 < zeros {
-        true => 0,
-        false => {
-            if sign < 0.0 {
-                -1
-            } else {
-                1
-            }
-        }
-    };
-    places.into_iter().zip(signs).map(trit).collect()
-}
 
 fn matrix(codec: Simple, cols: usize, payload: &[u8]) -> Result<Matrix<'_>, Error> {
     // Every test that uses this has as many rows as the payload ends in scales of 1.
@@ -203,33 +188,4 @@ fn rows_without_bytes_are_refused() {
             assert!(codec::validate(&codec, shape, &payload).is_err(), "{codec:?} {len}");
         }
     }
-}
-
-/// Bits a weight of the rows and their directory, without the scales.
-fn bits(codec: Simple, cols: usize, q: &[i8]) -> f64 {
-    (packed(codec, cols, q).len() - 2 * q.len() / cols) as f64 * 8.0 / q.len() as f64
-}
-
-fn entropy(q: &[i8]) -> f64 {
-    let share = |t: i8| q.iter().filter(|x| **x == t).count() as f64 / q.len() as f64;
-    [-1, 0, 1].map(share).into_iter().filter(|p| *p > 0.0).map(|p| -p * p.log2()).sum()
-}
-
-#[test]
-fn rates_are_near_the_entropy() {
-    for (zeros, cols) in [(0.33f32, 512), (0.5, 512), (0.7, 512), (0.9, 512), (0.5, 128)] {
-        let q = trits(7, cols * 512, zeros);
-        let (rans, h) = (bits(Simple::TernaryRans, cols, &q), entropy(&q));
-        // A row's directory entry and its last byte cost a byte on average, and its state about as much.
-        let overhead = 17.0 / cols as f64;
-        assert!(rans > h && rans < h * 1.005 + overhead, "P0 {zeros}, {cols} columns: {rans} against {h}");
-    }
-    for zeros in [0.8f32, 0.9, 0.95] {
-        let q = trits(8, 512 * 512, zeros);
-        let (sparse, h) = (bits(Simple::TernarySparse, 512, &q), entropy(&q));
-        assert!(sparse > h && sparse < h * 1.02 + 14.0 / 512.0, "P0 {zeros}: {sparse} against {h}");
-    }
-    // Negative control: trits that follow each other have less entropy than these codecs can know of.
-    let same = vec![1i8; 512 * 8];
-    assert!(bits(Simple::TernaryRans, 512, &same) > entropy(&same) + 0.04);
 }

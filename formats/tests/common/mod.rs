@@ -83,6 +83,22 @@ pub fn values(seed: u32, n: usize) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
+/// Independent trits, `zeros` of them 0 and the rest either sign.
+pub fn trits(seed: u32, n: usize, zeros: f32) -> Vec<i8> {
+    let (places, signs) = (values(seed, n), values(seed ^ 0x5555, n));
+    let trit = |(place, sign): (f32, f32)| match place * 0.5 + 0.5 < zeros {
+        true => 0,
+        false => {
+            if sign < 0.0 {
+                -1
+            } else {
+                1
+            }
+        }
+    };
+    places.into_iter().zip(signs).map(trit).collect()
+}
+
 /// A model of this shape in which the simple codecs take turns.
 pub fn model(config: &ModelConfig) -> Writer {
     let projections = [Simple::Ternary2b, Simple::Ternary5x8, Simple::Int8Row, Simple::F16, Simple::F32];
