@@ -19,6 +19,10 @@ pub enum Error {
     Length,
     /// The tokenizer has no control token of this name.
     Control(&'static str),
+    /// A constrained completion needs room for at least this many tokens; `u32::MAX` when there are no tools to call.
+    Budget(u32),
+    /// A token that may not come next in a constrained completion.
+    Refused(u16),
 }
 
 impl Error {
@@ -32,6 +36,9 @@ impl Error {
             Error::Token(_) => "use the ids of the model's own tokenizer",
             Error::Length => "call Session::reset",
             Error::Control(_) => "build the tokenizer with all control tokens",
+            Error::Budget(u32::MAX) => "use a model whose file lists tools, or do not ask for a call",
+            Error::Budget(_) => "allow more tokens",
+            Error::Refused(_) => "advance by tokens that Constraint::allows",
         }
     }
 }
@@ -44,6 +51,9 @@ impl fmt::Display for Error {
             Error::Token(id) => write!(f, "token {id} is outside the vocabulary"),
             Error::Length => f.write_str("the session is at its last position"),
             Error::Control(name) => write!(f, "the tokenizer has no control token {name}"),
+            Error::Budget(u32::MAX) => f.write_str("the file lists no tools, so no call can be made"),
+            Error::Budget(least) => write!(f, "a completion may need {least} tokens to come to its end"),
+            Error::Refused(id) => write!(f, "token {id} may not come next"),
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod math;
 
 mod block;
 pub mod call;
+pub mod constrain;
 pub mod error;
 pub mod generate;
 pub mod kernels;
@@ -35,6 +36,7 @@ pub mod tokenizer;
 #[cfg(feature = "alloc")]
 pub mod workspace;
 
+pub use constrain::Constraint;
 pub use error::{Error, Result};
 pub use forge_formats::ModelConfig;
 pub use generate::Generator;
