@@ -154,7 +154,7 @@ impl<'m, S: BorrowMut<Session<'m>>> Generator<'m, S> {
     pub fn settle(&mut self) -> Result<()> {
         let tokens = self.unread.get(..self.unread_len).unwrap_or(&[]);
         self.unread_len = 0;
-        tokens.iter().try_for_each(|token| self.session.borrow_mut().feed(*token))
+        self.session.borrow_mut().prefill(tokens)
     }
 
     /// Starts a completion of at most `limit` tokens, as far as a constraint is to know.
@@ -166,20 +166,26 @@ impl<'m, S: BorrowMut<Session<'m>>> Generator<'m, S> {
             constraint.restart(limit)?;
         }
         self.settle()?;
-        before.iter().try_for_each(|token| self.session.borrow_mut().feed(*token))?;
+        self.session.borrow_mut().prefill(before)?;
         self.recent_len = 0;
         self.advance(*last)
     }
 
     /// Chooses the token behind `token`, which the session reads now or, when no logits are asked for, later.
     fn advance(&mut self, token: u16) -> Result<()> {
+        if self.unread_len >= UNREAD {
+            self.settle()?;
+        }
+        if let Some(place) = self.unread.get_mut(self.unread_len) {
+            *place = token;
+            self.unread_len += 1;
+        }
         let next = match self.constraint.as_ref().and_then(Constraint::forced) {
             Some(forced) => {
-                self.postpone(token)?;
                 self.counts.forced += 1;
                 forced
             }
-            None => self.choose(token)?,
+            None => self.choose()?,
         };
         if let Some(constraint) = &mut self.constraint {
             constraint.advance(next)?;
@@ -188,28 +194,17 @@ impl<'m, S: BorrowMut<Session<'m>>> Generator<'m, S> {
         Ok(())
     }
 
-    /// Reads a token after those postponed, and chooses the next by its logits.
-    fn choose(&mut self, token: u16) -> Result<u16> {
-        self.settle()?;
-        let logits = self.session.borrow_mut().step_mut(token)?;
+    /// Reads what is unread and chooses the next token by its logits.
+    fn choose(&mut self) -> Result<u16> {
+        let tokens = self.unread.get(..self.unread_len).unwrap_or(&[]);
+        self.unread_len = 0;
+        let logits = self.session.borrow_mut().extend(tokens)?;
         self.counts.passes += 1;
         let recent = self.recent.get(..self.recent_len.min(RECENT)).unwrap_or(&[]);
         Ok(match &self.constraint {
             Some(constraint) => constraint.pick(&mut self.sampler, logits, recent),
             None => self.sampler.sample(logits, recent),
         })
-    }
-
-    /// Keeps a token for later.
-    fn postpone(&mut self, token: u16) -> Result<()> {
-        if self.unread_len >= UNREAD {
-            self.settle()?;
-        }
-        if let Some(place) = self.unread.get_mut(self.unread_len) {
-            *place = token;
-            self.unread_len += 1;
-        }
-        Ok(())
     }
 
     fn remember(&mut self, token: u16) {
