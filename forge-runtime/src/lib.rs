@@ -22,6 +22,7 @@ mod batch;
 mod block;
 mod cache;
 pub mod call;
+pub mod constrain;
 mod engine;
 pub mod error;
 pub mod generate;
@@ -45,6 +46,7 @@ pub mod tokenizer;
 pub mod workspace;
 
 pub use batch::Batch;
+pub use constrain::Constraint;
 pub use error::{Error, Result};
 pub use forge_formats::ModelConfig;
 pub use generate::Generator;
