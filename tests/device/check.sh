@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Looks at what is linked into programs that use the runtime on devices: no panic, no formatting machinery, and no
-# more code than budgets.tsv says. Needs the Rust targets below and the rustup component llvm-tools.
+# Looks at what is linked into programs that use the runtime on devices: no panic, no formatting machinery, no
+# allocation, and no more code than budgets.tsv says. Needs the Rust targets below and the rustup component llvm-tools.
 #
 #   check.sh            check
 #   check.sh --write    write the sizes measured to budgets.tsv
@@ -11,8 +11,8 @@ M4=thumbv7em-none-eabihf
 TARGETS=("$M4" riscv32imac-unknown-none-elf thumbv6m-none-eabi)
 FILES=${CARGO_TARGET_DIR:-target}
 TOOLS=$(rustc --print target-libdir)/../bin
-# Panics, and what formats their messages. A writer's own `write_char` formats nothing.
-BANNED='panic|unwrap_failed|expect_failed|slice_index|slice_.*_fail|copy_from_slice|str_index|core::fmt::|core::cell::'
+# Panics, what formats their messages, and allocation. A writer's own `write_char` formats nothing.
+BANNED='panic|unwrap_failed|expect_failed|slice_index|slice_.*_fail|copy_from_slice|str_index|core::fmt::|core::cell::|__rust_alloc|__rg_alloc|alloc::'
 ALLOWED='core::fmt::Write::write_(char|str)'
 # A size may grow by one part in fifty before somebody must look at it.
 SLACK=50
@@ -46,7 +46,7 @@ panic_free() { # target, profile
   found=$(banned "$program")
   [ -z "$found" ] || die "linked into $program:
 $found"
-  printf '    %s, %s: no panic, no formatting\n' "$1" "$2"
+  printf '    %s, %s: no panic, no formatting, no allocation\n' "$1" "$2"
 }
 
 # The control must be found: with it the same program holds what it must not.
