@@ -85,7 +85,7 @@ pub(crate) fn linear(
     };
     let product = if w.matrix.codec() == Codec::Int8Row { products.int8 } else { products.ternary };
     let stride = cols.next_multiple_of(VECTOR);
-    let quantised: &mut [i8] = bytemuck::cast_slice_mut(scratch.quantised);
+    let quantised: &mut [i8] = bytemuck::must_cast_slice_mut(scratch.quantised);
     for (t, meta) in scratch.meta.iter_mut().enumerate().take(xs.n) {
         let q = quantised.get_mut(t * stride..).and_then(|q| q.get_mut(..stride)).unwrap_or(&mut []);
         *meta = (kernels.floats.quantise)(xs.get(t, cols), q);
@@ -116,7 +116,7 @@ fn by_tiles(
 
 /// Row by row from the file, an input at a time.
 fn by_rows(w: &Matrix<'_>, xs: Vectors<'_>, out: &mut Outputs<'_>, scratch: &mut Scratch<'_>) {
-    let buffer: &mut [i16] = bytemuck::cast_slice_mut(scratch.quantised);
+    let buffer: &mut [i16] = bytemuck::must_cast_slice_mut(scratch.quantised);
     for t in 0..xs.n {
         let x = xs.get(t, w.cols());
         let y = out.y.get_mut(t * out.stride..).and_then(|y| y.get_mut(..w.rows())).unwrap_or(&mut []);
