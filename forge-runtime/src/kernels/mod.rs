@@ -6,12 +6,16 @@
 //! | `sse41` | x86-64 | panels, 128 bits |
 //! | `avx2` | x86-64 | panels, 256 bits |
 //! | `avx512` | x86-64 with VNNI | panels, 512 bits |
+//! | `neon` | AArch64 | panels, 128 bits |
+//! | `neon_dotprod` | AArch64 with `sdot` | panels, 128 bits |
 //!
 //! With `std` the best table is found at run time, without it by the features the crate is compiled for. All tables
 //! give the same bits: float operations are written once ([`generic`]) and compiled for each instruction set, integer
 //! products are exact in any order.
 #![deny(unsafe_code)]
 
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod aarch64;
 mod dispatch;
 pub(crate) mod generic;
 mod panels;
@@ -119,6 +123,8 @@ impl Kernels {
         let portable = core::iter::once(&PORTABLE);
         #[cfg(target_arch = "x86_64")]
         let portable = portable.chain(x86::available());
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+        let portable = portable.chain(aarch64::available());
         portable
     }
 
