@@ -22,6 +22,7 @@ pub(super) static TABLE: Kernels = Kernels {
         int8: compiled!("neon,dotprod",
             (panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => int8),
     }),
+    rows: None,
 };
 
 /// Defines a function that has the instruction set of this file.

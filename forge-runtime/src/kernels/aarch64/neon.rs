@@ -20,6 +20,7 @@ pub(super) static TABLE: Kernels = Kernels {
         int8: compiled!("neon",
             (panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => int8),
     }),
+    rows: None,
 };
 
 /// Vectors whose products fit in 16 bits: each adds at most 4 · 2 · 127 = 1016 to a lane, and 32 · 1016 = 32,512.

@@ -16,6 +16,7 @@ pub(super) static TABLE: Kernels = Kernels {
         int8: compiled!("avx2,f16c",
             (panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => int8),
     }),
+    rows: None,
 };
 
 /// Vectors whose products fit in 16 bits when a plane's digits count once and the next one's four times: each adds
