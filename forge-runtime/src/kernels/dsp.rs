@@ -38,8 +38,7 @@ const TABLES: usize = 4;
 /// `y = W x` of an integer matrix; `buffer` is that of the portable kernels.
 fn rows(w: &Matrix<'_>, x: &[f32], buffer: &mut [u32], y: &mut [f32]) {
     match w.codec() {
-        Codec::Int8Row => grouped(w, x, buffer, y, &BYTES),
-        Codec::Ternary2b => grouped(w, x, buffer, y, &TRITS),
+        Codec::Int8Row | Codec::Ternary2b => grouped(w, x, buffer, y),
         Codec::Ternary5x8 if w.rows() >= TABLE_ROWS => by_tables(w, x, buffer, y),
         _ => portable::rows(w, x, buffer, y),
     }
@@ -77,94 +76,70 @@ fn arrange<'b>(
 }
 
 /// Products from groups of sixteen elements.
-fn grouped(w: &Matrix<'_>, x: &[f32], buffer: &mut [u32], y: &mut [f32], order: &[[usize; 2]; 8]) {
-    let Some((q, inverse, sum)) = arrange(x, buffer, order) else {
+fn grouped(w: &Matrix<'_>, x: &[f32], buffer: &mut [u32], y: &mut [f32]) {
+    let trits = w.codec() == Codec::Ternary2b;
+    let Some((q, inverse, sum)) = arrange(x, buffer, if trits { &TRITS } else { &BYTES }) else {
         return y.fill(0.0);
     };
-    let trits = w.codec() == Codec::Ternary2b;
-    let (offset, dot): (i32, fn([&[u8]; ROWS], &[[u32; 8]]) -> [i32; ROWS]) =
-        if trits { (sum, dot_trits) } else { (0, dot_bytes) };
-    let stride = w.row_stride();
+    let (stride, offset) = (w.row_stride(), if trits { sum } else { 0 });
     let mut rest = w.rows_on();
-    let mut next = || {
-        let (row, after) = rest.split_at_checked(stride).unwrap_or((&[], &[]));
-        rest = after;
-        row
-    };
     for (y, scales) in y.chunks_mut(ROWS).zip(w.scales().chunks(ROWS)) {
-        let mut rows: [&[u8]; ROWS] = [&[]; ROWS];
-        // A row that is not there is as long as the others, so that the loop over them has one end.
-        rows.iter_mut().zip(scales).for_each(|(row, _)| *row = next());
-        let [first, ..] = rows;
-        rows.iter_mut().skip(scales.len()).for_each(|row| *row = first);
-        for ((y, acc), scale) in y.iter_mut().zip(dot(rows, q)).zip(scales) {
-            *y = (acc - offset) as f32 * (inverse * widen_f16(*scale));
+        let sums =
+            if trits { dot::<4>(rest, stride, q, add_trits) } else { dot::<16>(rest, stride, q, add_bytes) };
+        for ((y, sum), scale) in y.iter_mut().zip(sums).zip(scales) {
+            *y = (sum - offset) as f32 * (inverse * widen_f16(*scale));
         }
+        rest = rest.get(ROWS * stride..).unwrap_or(&[]);
     }
 }
 
-/// Rows of trits times an input in the order [`TRITS`].
+/// Two rows of `stride` bytes at the front of `bytes` times an input, `N` bytes of each row a group; of a row that is
+/// not there, anything. `add` adds the products of a group.
 #[inline(never)]
-fn dot_trits(rows: [&[u8]; ROWS], q: &[[u32; 8]]) -> [i32; ROWS] {
-    let (words, tails) = split::<4>(rows);
+fn dot<const N: usize>(
+    bytes: &[u8],
+    stride: usize,
+    q: &[[u32; 8]],
+    add: impl Fn(&mut [i32; ROWS], &[u8; N], &[u8; N], &[u32; 8]),
+) -> [i32; ROWS] {
     let mut sums = [0; ROWS];
-    let mask = digit_mask();
-    let mut add = |words: [u32; ROWS], q: &[u32; 8]| {
-        for (sum, w) in sums.iter_mut().zip(words) {
-            *sum = add_digits::<0>(*sum, w, mask, q[0]);
-            *sum = add_digits::<8>(*sum, w, mask, q[1]);
-            *sum = add_digits::<2>(*sum, w, mask, q[2]);
-            *sum = add_digits::<10>(*sum, w, mask, q[3]);
-            *sum = add_digits::<4>(*sum, w, mask, q[4]);
-            *sum = add_digits::<12>(*sum, w, mask, q[5]);
-            *sum = add_digits::<6>(*sum, w, mask, q[6]);
-            *sum = add_digits::<14>(*sum, w, mask, q[7]);
+    // What lies beyond the end of a row meets inputs of 0, so rows are read in whole groups.
+    let groups = |from: usize| bytes.get(from..from + q.len() * N).map(|row| row.as_chunks::<N>().0);
+    if let (Some(a), Some(b)) = (groups(0), groups(stride)) {
+        for ((a, b), q) in a.iter().zip(b).zip(q) {
+            add(&mut sums, a, b, q);
         }
-    };
-    let [a, b] = words;
-    for ((a, b), q) in a.iter().zip(b).zip(q) {
-        add([u32::from_le_bytes(*a), u32::from_le_bytes(*b)], q);
+        return sums;
     }
-    // What lies beyond the end meets inputs of 0.
-    if let (Some(q), true) = (q.get(a.len()), tails.iter().any(|t| !t.is_empty())) {
-        add(tails.map(padded), q);
+    // The last rows of the payload.
+    let row = |r: usize| bytes.get(r * stride..).and_then(|row| row.get(..stride)).unwrap_or(&[]);
+    let pieces = |r| row(r).chunks(N).map(padded::<N>);
+    for ((i, a), q) in pieces(0).enumerate().zip(q) {
+        add(&mut sums, &a, &pieces(1).nth(i).unwrap_or([0; N]), q);
     }
     sums
 }
 
-/// Rows of bytes times an input in the order [`BYTES`].
-#[inline(never)]
-fn dot_bytes(rows: [&[u8]; ROWS], q: &[[u32; 8]]) -> [i32; ROWS] {
-    let (words, tails) = split::<4>(rows);
-    let mut sums = [0; ROWS];
-    let mut add = |words: [u32; ROWS], q: &[u32; 2]| {
-        for (sum, w) in sums.iter_mut().zip(words) {
-            *sum = add_bytes(*sum, w, q);
-        }
-    };
-    let [a, b] = words;
-    let q = q.as_flattened().as_chunks::<2>().0;
-    for ((a, b), q) in a.iter().zip(b).zip(q) {
-        add([u32::from_le_bytes(*a), u32::from_le_bytes(*b)], q);
-    }
-    if let (Some(q), true) = (q.get(a.len()), tails.iter().any(|t| !t.is_empty())) {
-        add(tails.map(padded), q);
-    }
-    sums
-}
-
-/// Rows as pieces of `N` bytes, and what is left of each.
+/// The last bytes of a row, filled up with zeros.
 #[inline(always)]
-fn split<const N: usize>(rows: [&[u8]; ROWS]) -> ([&[[u8; N]]; ROWS], [&[u8]; ROWS]) {
-    (rows.map(|row| row.as_chunks().0), rows.map(|row| row.as_chunks::<N>().1))
-}
-
-/// The last bytes of a row as a word.
-#[inline(always)]
-fn padded(tail: &[u8]) -> u32 {
-    let mut bytes = [0; 4];
+fn padded<const N: usize>(tail: &[u8]) -> [u8; N] {
+    let mut bytes = [0; N];
     bytes.iter_mut().zip(tail).for_each(|(b, t)| *b = *t);
-    u32::from_le_bytes(bytes)
+    bytes
+}
+
+/// Adds the products of a word of trits of two rows.
+#[inline(always)]
+fn add_trits(sums: &mut [i32; ROWS], a: &[u8; 4], b: &[u8; 4], q: &[u32; 8]) {
+    let (a, b, mask) = (u32::from_le_bytes(*a), u32::from_le_bytes(*b), digit_mask());
+    add_digits::<0>(sums, a, b, mask, q[0]);
+    add_digits::<8>(sums, a, b, mask, q[1]);
+    add_digits::<2>(sums, a, b, mask, q[2]);
+    add_digits::<10>(sums, a, b, mask, q[3]);
+    add_digits::<4>(sums, a, b, mask, q[4]);
+    add_digits::<12>(sums, a, b, mask, q[5]);
+    add_digits::<6>(sums, a, b, mask, q[6]);
+    add_digits::<14>(sums, a, b, mask, q[7]);
 }
 
 /// The lowest digits of bytes 0 and 2, in a register, where a mask is shifted against for nothing.
@@ -176,46 +151,51 @@ fn digit_mask() -> u32 {
     mask
 }
 
-/// `sum` and the products of the two digits of `w` at bit `SHIFT` and sixteen above it.
+/// Adds to two sums the products of the digits of `a` and `b` at bit `SHIFT` and sixteen above it.
 #[inline(always)]
-fn add_digits<const SHIFT: u32>(mut sum: i32, w: u32, mask: u32, q: u32) -> i32 {
+fn add_digits<const SHIFT: u32>([x, y]: &mut [i32; ROWS], a: u32, b: u32, mask: u32, q: u32) {
     // SAFETY: instructions on registers, which every Armv7E-M has.
     unsafe {
-        if SHIFT == 0 {
-            asm!(
-                "and {d}, {mask}, {w}",
-                "smlad {sum}, {d}, {q}, {sum}",
-                d = out(reg) _, mask = in(reg) mask, w = in(reg) w, q = in(reg) q, sum = inout(reg) sum,
-                options(pure, nomem, nostack),
-            );
-        } else {
-            asm!(
-                "and {d}, {mask}, {w}, lsr #{shift}",
-                "smlad {sum}, {d}, {q}, {sum}",
-                d = out(reg) _, mask = in(reg) mask, w = in(reg) w, q = in(reg) q, sum = inout(reg) sum,
-                shift = const SHIFT,
-                options(pure, nomem, nostack),
-            );
-        }
-    }
-    sum
-}
-
-/// `sum` and the products of the four bytes of `w`.
-#[inline(always)]
-fn add_bytes(mut sum: i32, w: u32, [q02, q13]: &[u32; 2]) -> i32 {
-    // SAFETY: instructions on registers, which every Armv7E-M has. The first sum is written while inputs are still read.
-    unsafe {
         asm!(
-            "sxtb16 {d}, {w}",
-            "smlad {sum}, {d}, {q02}, {sum}",
-            "sxtb16 {d}, {w}, ror #8",
-            "smlad {sum}, {d}, {q13}, {sum}",
-            d = out(reg) _, w = in(reg) w, q02 = in(reg) *q02, q13 = in(reg) *q13, sum = inout(reg) sum,
+            "and {d}, {mask}, {a}, lsr #{shift}",
+            "smlad {x}, {d}, {q}, {x}",
+            "and {d}, {mask}, {b}, lsr #{shift}",
+            "smlad {y}, {d}, {q}, {y}",
+            d = out(reg) _, mask = in(reg) mask, a = in(reg) a, b = in(reg) b, q = in(reg) q,
+            x = inout(reg) *x, y = inout(reg) *y, shift = const SHIFT,
             options(pure, nomem, nostack),
         );
     }
-    sum
+}
+
+/// Adds the products of sixteen bytes of two rows.
+#[inline(always)]
+fn add_bytes(sums: &mut [i32; ROWS], a: &[u8; 16], b: &[u8; 16], q: &[u32; 8]) {
+    let pairs = q.as_chunks::<2>().0.iter();
+    for ((a, b), q) in a.as_chunks::<4>().0.iter().zip(b.as_chunks::<4>().0).zip(pairs) {
+        add_word(sums, u32::from_le_bytes(*a), u32::from_le_bytes(*b), *q);
+    }
+}
+
+/// Adds to two sums the products of the four bytes of `a` and `b`.
+#[inline(always)]
+fn add_word([x, y]: &mut [i32; ROWS], a: u32, b: u32, [even, odd]: [u32; 2]) {
+    // SAFETY: instructions on registers, which every Armv7E-M has.
+    unsafe {
+        asm!(
+            "sxtb16 {d}, {a}",
+            "smlad {x}, {d}, {even}, {x}",
+            "sxtb16 {d}, {a}, ror #8",
+            "smlad {x}, {d}, {odd}, {x}",
+            "sxtb16 {d}, {b}",
+            "smlad {y}, {d}, {even}, {y}",
+            "sxtb16 {d}, {b}, ror #8",
+            "smlad {y}, {d}, {odd}, {y}",
+            d = out(reg) _, a = in(reg) a, b = in(reg) b, even = in(reg) even, odd = in(reg) odd,
+            x = inout(reg) *x, y = inout(reg) *y,
+            options(pure, nomem, nostack),
+        );
+    }
 }
 
 /// The byte of each number in base 3: 256/243 of it, rounded up.
@@ -250,17 +230,12 @@ fn by_tables(w: &Matrix<'_>, x: &[f32], buffer: &mut [u32], y: &mut [f32]) {
             fill(table, q);
         }
         let mut rest = w.rows_on().get(tile * TABLES..).unwrap_or(&[]);
-        if q.len() == TABLES {
-            for sum in sums.iter_mut() {
-                *sum += look_up(&tables, rest.first_chunk().copied().unwrap_or([0; TABLES]));
-                rest = rest.get(stride..).unwrap_or(&[]);
-            }
-        } else {
-            for sum in sums.iter_mut() {
-                let pairs = tables.iter().zip(rest).take(q.len());
-                *sum += pairs.map(|(table, byte)| at(table, *byte)).sum::<i32>();
-                rest = rest.get(stride..).unwrap_or(&[]);
-            }
+        // What lies beyond the end of a row adds nothing.
+        tables.iter_mut().skip(q.len()).for_each(|table| table.fill(0));
+        for sum in sums.iter_mut() {
+            let bytes = rest.first_chunk().copied();
+            *sum += look_up(&tables, bytes.unwrap_or_else(|| padded(rest)));
+            rest = rest.get(stride..).unwrap_or(&[]);
         }
     }
     for (y, scale) in y.iter_mut().zip(w.scales()) {

@@ -42,7 +42,7 @@ fn main() -> ! {
             moved += usize::from(case.product(best).0 != want);
             cases += 1;
         }
-        let mut case = Case::new(&mut noise, codec, [ROWS, COLS]);
+        let case = Case::new(&mut noise, codec, [ROWS, COLS]);
         let [portable, own] = [case.product(&PORTABLE).1, case.product(best).1];
         let macs = (ROWS * COLS) as u32;
         hprintln!(
@@ -91,7 +91,7 @@ impl Case {
         for _ in 0..rows {
             // An f16 between 2^-14 and 2.
             let bits = 0x0400 + noise.below(0x3C00) as u16;
-            bits.to_le_bytes().map(|byte| case.push(byte));
+            bits.to_le_bytes().iter().for_each(|byte| case.push(*byte));
         }
         let strange = noise.below(8) == 0;
         for x in case.x.iter_mut().take(cols) {
