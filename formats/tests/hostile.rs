@@ -4,7 +4,7 @@
 mod common;
 
 use common::exercise::exercise;
-use common::{Raw, full_config, join, model, patch_header, plain_config, searched};
+use common::{Raw, full_config, join, model, newer, patch_header, plain_config, searched};
 use forge_formats::header::{ALIGN, HEADER_LEN, crc32};
 use forge_formats::write::Writer;
 
@@ -41,8 +41,8 @@ impl Rng {
     }
 }
 
-fn models() -> [Writer; 3] {
-    [model(&plain_config()).extra(3, [1]), model(&full_config()), searched()]
+fn models() -> [Writer; 4] {
+    [model(&plain_config()).extra(3, [1]), model(&full_config()), searched(), newer()]
 }
 
 fn rounds() -> usize {
@@ -59,7 +59,7 @@ fn mutants_of_the_manifest() {
         for _ in 0..rounds() {
             let mut manifest = good.clone();
             (0..=rng.below(3)).for_each(|_| rng.mutate(&mut manifest));
-            accepted += usize::from(exercise(&join(&manifest, &raw.data)));
+            accepted += usize::from(exercise(&raw.with_manifest(&manifest)));
         }
     }
     assert!(accepted > 0, "no mutant got through: the test reaches nothing");

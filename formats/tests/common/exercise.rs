@@ -1,8 +1,9 @@
 //! Everything a reader may rely on (`docs/format.md` §7), asserted of one file.
 
-use forge_formats::File;
+use forge_formats::codec::ternary::unpack4;
 use forge_formats::tokenizer::MAX_TOKEN;
 use forge_formats::write::Writer;
+use forge_formats::{File, Matrix};
 
 use super::patch_header;
 
@@ -19,6 +20,7 @@ pub fn exercise(bytes: &[u8]) -> bool {
         for r in 0..matrix.rows() {
             matrix.decode_row(r, &mut row);
             assert!(row.iter().all(|w| w.is_finite()));
+            packed_rows_agree(&matrix, r, &row);
         }
     }
     let table = file.tokenizer();
@@ -40,4 +42,21 @@ pub fn exercise(bytes: &[u8]) -> bool {
         assert!(same == bytes, "two encodings of one file");
     }
     true
+}
+
+/// What a ternary codec packs is what it decodes.
+fn packed_rows_agree(matrix: &Matrix<'_>, r: usize, decoded: &[f32]) {
+    let mut packed = vec![0xAA; matrix.packed_2b_bytes()];
+    matrix.pack_row_2b(r, &mut packed);
+    let mut trits = vec![9i8; matrix.cols()];
+    matrix.row_trits(r, &mut trits);
+    if !matrix.codec().is_ternary() {
+        assert!(packed.iter().all(|b| *b == 0xAA) && trits.iter().all(|t| *t == 9));
+        return;
+    }
+    let unpacked = packed.iter().flat_map(|b| unpack4(*b));
+    for (i, trit) in unpacked.enumerate() {
+        assert_eq!(trit, trits.get(i).copied().unwrap_or(0));
+        assert!(i >= decoded.len() || decoded[i] == f32::from(trit) * matrix.scale(r));
+    }
 }
