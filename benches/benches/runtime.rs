@@ -6,10 +6,9 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use forge_formats::Matrix;
 use forge_formats::codec::encode::{Simple, encode};
-use forge_formats::config::Activation;
-use forge_runtime::kernels::{QUANTISED_PADDING, Scratch, linear};
-use forge_runtime::testing::{Noise, random_model};
-use forge_runtime::{Model, ModelConfig, Session, Workspace};
+use forge_formats::config::{Activation, CacheKind};
+use forge_runtime::testing::{LinearMap, Noise, random_model};
+use forge_runtime::{Kernels, Model, ModelConfig, Session, Workspace};
 
 /// Every codec that needs no search.
 const CODECS: [Simple; 5] =
@@ -37,6 +36,7 @@ fn nano() -> ModelConfig {
         mem_dim: 32,
         mem_gate: 32,
         mem_layers: 0b10,
+        cache: CacheKind::default(),
     }
 }
 
@@ -73,15 +73,12 @@ fn linear_maps(c: &mut Criterion) {
             let w =
                 Matrix::new(codec.into(), [rows as u32, cols as u32], &payload).expect("the matrix is valid");
             let x: Vec<f32> = (0..cols).map(|_| noise.uniform()).collect();
-            let (mut y, mut row) = (vec![0.0; rows], vec![0.0; cols]);
-            let mut quantised = vec![0; cols + QUANTISED_PADDING];
-            group.bench_function(BenchmarkId::from_parameter(format!("{codec:?}")), |b| {
-                b.iter(|| {
-                    let mut scratch = Scratch { row: &mut row, quantised: &mut quantised };
-                    linear(&w, black_box(&x), &mut y, &mut scratch);
-                    black_box(&y);
+            for kernels in Kernels::all() {
+                let mut map = LinearMap::new(kernels, w, 1, true);
+                group.bench_function(BenchmarkId::new(format!("{codec:?}"), kernels.name()), |b| {
+                    b.iter(|| black_box(map.run(black_box(&x)).len()));
                 });
-            });
+            }
         }
         group.finish();
     }

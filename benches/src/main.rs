@@ -38,8 +38,10 @@ enum Command {
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     // Before anything else is set up, whose time and memory would be measured too.
-    let result = match (arguments.next(), arguments.next()) {
-        (Some(command), Some(path)) if command == first_token::COMMAND => first_token::run(Path::new(&path)),
+    let first = arguments.next().unwrap_or_default();
+    let task = first_token::COMMANDS.iter().position(|c| first == *c);
+    let result = match (task, arguments.next()) {
+        (Some(prepare), Some(path)) => first_token::run(Path::new(&path), prepare == 1),
         _ => run(Cli::parse().command),
     };
     match result {

@@ -1,44 +1,26 @@
 //! One block: attention with memory, then the gated feed-forward network (`docs/numerics.md` §3).
+#![forbid(unsafe_code)]
 
 use core::ops::Range;
 
 use forge_formats::config::Activation;
 use forge_formats::{ModelConfig, Role};
 
-use crate::kernels::{Scratch, linear};
-use crate::layout::Buffers;
-use crate::math::{cos_turns, dot, exp, exp2, max, rsqrt, sigmoid, silu, sin_turns, sum16};
-use crate::model::Tensors;
-use crate::norm;
+use crate::cache::Ring;
+use crate::engine::{Engine, part, row_of};
+use crate::kernels::Outputs;
+use crate::linear::{Vectors, linear};
+use crate::math::{cos_turns, exp2, sin_turns};
 
-/// Which computation of which token this is.
+/// Which block of which recursion is applied to what.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct At {
     pub(crate) recursion: u32,
     pub(crate) layer: u32,
-    pub(crate) position: u32,
-}
-
-impl Place {
-    /// Where the cache of this recursion and block lies.
-    fn ring(self, c: &ModelConfig) -> Range<usize> {
-        let len = c.window as usize * c.kv_dim() as usize;
-        let start = (self.recursion as usize * c.layers as usize + self.layer as usize) * len;
-        start..start + len
-    }
-
-    /// This position's place in the ring. (`max`: the compiler does not know that sizes are checked; with it, it
-    /// sees that nothing here can panic.)
-    fn slot(self, c: &ModelConfig) -> usize {
-        (self.position % c.window.max(1)) as usize
-    }
-
-    /// Where this position's keys (or values) lie in the cache.
-    pub(crate) fn entry(self, c: &ModelConfig) -> Range<usize> {
-        let len = c.kv_dim() as usize;
-        let start = self.ring(c).start + self.slot(c) * len;
-        start..start + len
-    }
+    /// Rows, halted ones included.
+    pub(crate) n: usize,
+    /// Rows that still recurse.
+    pub(crate) slots: usize,
 }
 
 /// Cosines, then sines of the angles by which `position` rotates the channel pairs of a head.
@@ -55,206 +37,228 @@ pub(crate) fn set_turns(c: &ModelConfig, position: u32, turns: &mut [f32]) {
     }
 }
 
-/// Applies block `at.layer` to `b.latent`.
-pub(crate) fn apply(c: &ModelConfig, tensors: &Tensors<'_>, b: &mut Buffers<'_>, at: Place) {
-    let pass = Pass { c, tensors, at };
-    pass.normalise_latent(Role::AttnNorm, b);
-    pass.linear(Role::Qkv, c.dim, c.qkv_dim(), b);
-    pass.rotate_and_store(b);
-    pass.attend(b);
+/// Applies block `at.layer` to the latents of the rows that still recurse.
+pub(crate) fn apply(e: &mut Engine<'_>, at: At) {
+    normalise_latents(e, at, Role::AttnNorm);
+    let heads = e.member.heads(e.config.kv_heads as usize);
+    query_keys_values(e, at, heads.clone());
+    let mut slot = 0;
+    for row in 0..at.n {
+        if e.buffers.rows.get(row).is_some_and(|r| r.live == 1) {
+            attend(e, at, row, slot, heads.clone());
+            slot += 1;
+        } else {
+            carry(e, row, at.recursion, at.layer);
+        }
+    }
+    let (c, w) = (e.config, e.layout.widths);
+    let group = (c.attn_dim() / c.kv_heads.max(1)) as usize;
+    for slot in 0..at.slots {
+        let o = part(row_of(e.buffers.attended, slot, w.attended), c.attn_dim() as usize);
+        e.member.share(o, heads.start * group..heads.end * group);
+    }
     if c.has_memory(at.layer) {
+        let index = (0..at.layer).filter(|l| c.has_memory(*l)).count();
         if at.recursion == 0 {
-            // `input` still holds the normalised latent.
-            pass.write_memory(b);
+            // The inputs still hold the normalised latents.
+            write_memory(e, at, index);
         }
-        pass.blend_memory(b);
+        blend_memory(e, at, index);
     }
-    let input = part(b.input, c.attn_dim());
-    norm::plain(b.attended, c.norm_eps, input);
-    pass.linear(Role::AttnOut, c.attn_dim(), c.dim, b);
-    add(b.latent, b.output);
-    pass.feed_forward(b);
-    add(b.latent, b.output);
+    let attn = c.attn_dim() as usize;
+    for slot in 0..at.slots {
+        let o = part(row_of(e.buffers.attended, slot, w.attended), attn);
+        (e.kernels.floats.norm)(o, c.norm_eps, part(row_of(e.buffers.input, slot, w.input), attn));
+    }
+    add_to_latents(e, at, Role::AttnOut);
+    feed_forward(e, at);
 }
 
-/// `x` in pieces of `n`, what is left over left out. (As `chunks_exact`, but with nothing in it that could panic.)
-fn pieces(x: &[f32], n: usize) -> impl Iterator<Item = &[f32]> {
-    let mut rest = x;
-    core::iter::from_fn(move || {
-        let (piece, after) = rest.split_at_checked(n)?;
-        rest = after;
-        (n > 0).then_some(piece)
-    })
+/// The cache of a key/value head.
+fn ring(row: crate::layout::Row, recursion: u32, layer: u32, head: usize) -> Ring {
+    let sequence = row.sequence as usize;
+    Ring { sequence, recursion: recursion as usize, layer: layer as usize, head }
 }
 
-/// As [`pieces`], to write to.
-fn pieces_mut(x: &mut [f32], n: usize) -> impl Iterator<Item = &mut [f32]> {
-    let mut rest = x;
-    core::iter::from_fn(move || {
-        let (piece, after) = core::mem::take(&mut rest).split_at_mut_checked(n)?;
-        rest = after;
-        (n > 0).then_some(piece)
-    })
-}
-
-/// The first `n` elements.
-fn part(x: &mut [f32], n: u32) -> &mut [f32] {
-    x.get_mut(..n as usize).unwrap_or(&mut [])
-}
-
-/// `to = from`.
-pub(crate) fn copy(to: &mut [f32], from: &[f32]) {
-    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-}
-
-/// `x += y`.
-fn add(x: &mut [f32], y: &[f32]) {
-    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
-}
-
-/// What the steps of one block share.
-struct Pass<'p, 'm> {
-    c: &'p ModelConfig,
-    tensors: &'p Tensors<'m>,
-    at: Place,
-}
-
-impl Pass<'_, '_> {
-    /// `input = norm(latent, gain of role)`.
-    fn normalise_latent(&self, role: Role, b: &mut Buffers<'_>) {
-        let gain = self.tensors.get(role, self.at.layer);
-        norm::gained(b.latent, gain.as_ref(), self.c.norm_eps, b.row, part(b.input, self.c.dim));
-    }
-
-    /// `output[..n_out] = linear(role, input[..n_in])`.
-    fn linear(&self, role: Role, n_in: u32, n_out: u32, b: &mut Buffers<'_>) {
-        self.map(role, part(b.input, n_in), part(b.output, n_out), b.row, b.quantised);
-    }
-
-    fn map(&self, role: Role, x: &[f32], y: &mut [f32], row: &mut [f32], quantised: &mut [i16]) {
-        if let Some(w) = self.tensors.get(role, self.at.layer) {
-            linear(&w, x, y, &mut Scratch { row, quantised });
-        }
-    }
-
-    /// Rotates queries and keys in `output` and puts keys and values into the caches.
-    fn rotate_and_store(&self, b: &mut Buffers<'_>) {
-        let (attn, kv, d) = (self.c.attn_dim() as usize, self.c.kv_dim() as usize, self.c.head_dim as usize);
-        let (cosines, sines) = b.turns.split_at_checked(d / 2).unwrap_or_default();
-        let rotated = b.output.get_mut(..attn + kv).unwrap_or(&mut []);
-        for head in pieces_mut(rotated, d) {
-            let (first, second) = head.split_at_mut_checked(d / 2).unwrap_or_default();
-            for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cosines).zip(sines) {
-                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-            }
-        }
-        let entry = self.at.entry(self.c);
-        for (cache, start) in [(&mut *b.keys, attn), (&mut *b.values, attn + kv)] {
-            if let (Some(to), Some(from)) = (cache.get_mut(entry.clone()), b.output.get(start..start + kv)) {
-                copy(to, from);
-            }
-        }
-    }
-
-    /// The halves of a ring cache in order of age: the oldest position's part first.
-    fn by_age<'c>(&self, cache: &'c [f32]) -> [&'c [f32]; 2] {
-        let kv = self.c.kv_dim() as usize;
-        let ring = cache.get(self.at.ring(self.c)).unwrap_or(&[]);
-        let next = self.at.slot(self.c) + 1;
-        let (newer, older) = ring.split_at_checked(next * kv).unwrap_or((ring, &[]));
-        if self.at.position >= self.c.window { [older, newer] } else { [newer, &[]] }
-    }
-
-    /// Sliding-window attention of every head into `attended`.
-    fn attend(&self, b: &mut Buffers<'_>) {
-        let (d, kv) = (self.c.head_dim as usize, self.c.kv_dim() as usize);
-        let group = (self.c.heads / self.c.kv_heads.max(1)).max(1) as usize;
-        let scale = rsqrt(self.c.head_dim as f32);
-        let (keys, values) = (self.by_age(b.keys), self.by_age(b.values));
-        let heads = pieces(b.output, d).zip(pieces_mut(b.attended, d));
-        for (h, (query, out)) in heads.enumerate() {
-            let channels = h / group * d..(h / group + 1) * d;
-            let mut count = 0;
-            for (score, key) in b.scores.iter_mut().zip(keys.iter().flat_map(|k| pieces(k, kv))) {
-                *score = dot(query, key.get(channels.clone()).unwrap_or(&[])) * scale;
-                count += 1;
-            }
-            let scores = b.scores.get_mut(..count).unwrap_or(&mut []);
-            let largest = max(scores);
-            scores.iter_mut().for_each(|s| *s = exp(*s - largest));
-            out.fill(0.0);
-            for (weight, value) in scores.iter().zip(values.iter().flat_map(|v| pieces(v, kv))) {
-                let value = value.get(channels.clone()).unwrap_or(&[]);
-                out.iter_mut().zip(value).for_each(|(o, v)| *o += weight * v);
-            }
-            let inverse = 1.0 / sum16(scores);
-            out.iter_mut().for_each(|o| *o *= inverse);
-        }
-    }
-
-    /// The place of this block among the blocks with a memory.
-    fn memory_index(&self) -> usize {
-        (0..self.at.layer).filter(|l| self.c.has_memory(*l)).count()
-    }
-
-    /// `M += sigmoid(r + bias) ⊙ (v' − M)` from the input, and what the token reads from it.
-    fn write_memory(&self, b: &mut Buffers<'_>) {
-        let (c, width) = (self.c, self.c.mem_dim as usize);
-        self.linear(Role::MemIn, c.dim, 2 * c.mem_dim, b);
-        if let Some(bias) = self.tensors.get(Role::MemBias, self.at.layer) {
-            bias.decode_row(0, b.row);
-        }
-        let index = self.memory_index();
-        let memory = pieces_mut(b.memories, width).nth(index).unwrap_or(&mut []);
-        let (values, rates) = b.output.split_at_checked(width).unwrap_or((&[], &[]));
-        for (((m, v), r), bias) in memory.iter_mut().zip(values).zip(rates).zip(b.row.iter()) {
-            *m += sigmoid(r + bias) * (v - *m);
-        }
-        let input = part(b.input, c.mem_dim);
-        norm::plain(memory, c.norm_eps, input);
-        let read = pieces_mut(b.reads, c.attn_dim() as usize).nth(index).unwrap_or(&mut []);
-        self.map(Role::MemOut, input, read, b.row, b.quantised);
-    }
-
-    /// `o = m + g ⊙ (o − m)` with the gate `g` of both.
-    fn blend_memory(&self, b: &mut Buffers<'_>) {
-        let (c, attn) = (self.c, self.c.attn_dim() as usize);
-        let read = pieces(b.reads, attn).nth(self.memory_index()).unwrap_or(&[]);
-        let joined = part(b.input, 2 * c.attn_dim());
-        for (j, x) in joined.iter_mut().zip(b.attended.iter().chain(read)) {
-            *j = *x;
-        }
-        norm::in_place(joined, c.norm_eps);
-        let hidden = part(b.output, c.mem_gate);
-        self.map(Role::MemGate1, joined, hidden, b.row, b.quantised);
-        hidden.iter_mut().for_each(|f| *f = relu(*f));
-        norm::in_place(hidden, c.norm_eps);
-        let gate = part(b.input, c.attn_dim());
-        self.map(Role::MemGate2, hidden, gate, b.row, b.quantised);
-        for ((o, m), g) in b.attended.iter_mut().zip(read).zip(gate.iter()) {
-            *o = m + sigmoid(*g) * (*o - m);
-        }
-    }
-
-    /// The gated feed-forward network of `latent` into `output`.
-    fn feed_forward(&self, b: &mut Buffers<'_>) {
-        let c = self.c;
-        self.normalise_latent(Role::FfnNorm, b);
-        self.linear(Role::GateUp, c.dim, 2 * c.ffn, b);
-        let (gate, up) = b.output.split_at_checked(c.ffn as usize).unwrap_or((&[], &[]));
-        let input = part(b.input, c.ffn);
-        let pairs = input.iter_mut().zip(gate.iter().zip(up));
-        match c.activation {
-            Activation::SwiGlu => pairs.for_each(|(x, (f, w))| *x = silu(*f) * w),
-            Activation::Relu2 => pairs.for_each(|(x, (f, w))| *x = relu(*f) * relu(*f) * w),
-        }
-        norm::in_place(input, c.norm_eps);
-        self.linear(Role::Down, c.ffn, c.dim, b);
+/// Gives a halted row's recursion the keys and values of the one before.
+pub(crate) fn carry(e: &mut Engine<'_>, row: usize, recursion: u32, layer: u32) {
+    let shape = &e.layout.caches;
+    let Some(row) = e.buffers.rows.get(row).copied() else { return };
+    for head in e.member.heads(shape.heads) {
+        let ring = ring(row, recursion, layer, head);
+        e.buffers.caches.carry(shape, ring, shape.slot(row.position));
     }
 }
 
-/// `max(x, 0)`; a NaN becomes 0.
-#[inline(always)]
-fn relu(x: f32) -> f32 {
-    if x > 0.0 { x } else { 0.0 }
+/// `input = norm(latent, gain of role)` of every slot.
+fn normalise_latents(e: &mut Engine<'_>, at: At, role: Role) {
+    let (c, w, floats) = (e.config, &e.layout.widths, &e.kernels.floats);
+    let b = &mut e.buffers;
+    let width = c.dim as usize;
+    let gain = e.tensors.get(role, at.layer);
+    let row = b.scratch.row.get_mut(..width).unwrap_or(&mut []);
+    if let Some(gain) = &gain {
+        gain.matrix.decode_row(0, row);
+    }
+    for (slot, latent) in b.active.iter().take(at.slots).enumerate() {
+        let u = part(row_of(b.latent, *latent as usize, w.dim), width);
+        let input = part(row_of(b.input, slot, w.input), width);
+        match gain {
+            Some(_) => (floats.norm_gained)(u, row, c.norm_eps, input),
+            None => (floats.norm)(u, c.norm_eps, input),
+        }
+    }
+}
+
+/// `output = linear(role, input)` of every slot, only the rows of `parts`, each of which begins at a whole panel.
+fn map(e: &mut Engine<'_>, at: At, role: Role, parts: &[Range<usize>]) {
+    let Some(weights) = e.tensors.get(role, at.layer) else { return };
+    let (w, b) = (&e.layout.widths, &mut e.buffers);
+    let xs = Vectors { x: b.input, stride: w.input, n: at.slots };
+    let output = part(b.output, at.slots * w.output);
+    for rows in parts {
+        let Some(weights) = weights.rows(rows.clone()) else { continue };
+        let y = output.get_mut(rows.start..).unwrap_or(&mut []);
+        linear(e.kernels, &weights, xs, &mut Outputs { y, stride: w.output }, &mut b.scratch);
+    }
+}
+
+/// Queries, keys and values of some key/value heads and of the query heads that use them.
+fn query_keys_values(e: &mut Engine<'_>, at: At, heads: Range<usize>) {
+    let c = e.config;
+    let (attn, kv, d) = (c.attn_dim() as usize, c.kv_dim() as usize, c.head_dim as usize);
+    if e.member.size == 1 {
+        return map(e, at, Role::Qkv, &[0..attn + 2 * kv]);
+    }
+    let group = attn / (c.kv_heads.max(1) as usize);
+    let own = heads.start * d..heads.end * d;
+    let keys = attn + own.start..attn + own.end;
+    let values = attn + kv + own.start..attn + kv + own.end;
+    map(e, at, Role::Qkv, &[heads.start * group..heads.end * group, keys, values]);
+}
+
+/// Rotates a row's queries and keys, puts keys and values into the caches and attends.
+fn attend(e: &mut Engine<'_>, at: At, row: usize, slot: usize, heads: Range<usize>) {
+    let (c, w, floats, shape) = (e.config, &e.layout.widths, &e.kernels.floats, &e.layout.caches);
+    let b = &mut e.buffers;
+    let Some(row_state) = b.rows.get(row).copied() else { return };
+    let (attn, kv, d) = (c.attn_dim() as usize, c.kv_dim() as usize, c.head_dim as usize);
+    let group = (c.heads / c.kv_heads.max(1)) as usize;
+    let output = row_of(b.output, slot, w.output);
+    let turns = row_of(b.turns, row, w.turns);
+    (floats.rotate)(part(output, attn + kv), turns);
+    let (queries, rest) = output.split_at_checked(attn).unwrap_or_default();
+    let (keys, values) = rest.split_at_checked(kv).unwrap_or_default();
+    let head = |x: &'_ [f32], h: usize| -> Range<usize> { (h * d).min(x.len())..((h + 1) * d).min(x.len()) };
+    for h in heads {
+        let ring = ring(row_state, at.recursion, at.layer, h);
+        let key = keys.get(head(keys, h)).unwrap_or(&[]);
+        let value = values.get(head(values, h)).unwrap_or(&[]);
+        b.caches.store(shape, floats, ring, shape.slot(row_state.position), key, value);
+        for q in h * group..(h + 1) * group {
+            let query = queries.get(head(queries, q)).unwrap_or(&[]);
+            let attended = row_of(b.attended, slot, w.attended);
+            let out = attended.get_mut(q * d..).and_then(|o| o.get_mut(..d)).unwrap_or(&mut []);
+            b.caches.attend(shape, floats, ring, row_state.position, query, b.scores, out);
+        }
+    }
+}
+
+/// `latent += linear(role, input)`.
+fn add_to_latents(e: &mut Engine<'_>, at: At, role: Role) {
+    let width = e.config.dim as usize;
+    let own = e.member.part(width);
+    map(e, at, role, core::slice::from_ref(&own));
+    let (w, b) = (&e.layout.widths, &mut e.buffers);
+    for (slot, row) in b.active.iter().take(at.slots).enumerate() {
+        let y = part(row_of(b.output, slot, w.output), width);
+        e.member.share(y, own.clone());
+        (e.kernels.floats.add)(part(row_of(b.latent, *row as usize, w.dim), width), y);
+    }
+}
+
+/// `M += sigmoid(r + bias) ⊙ (v' − M)` from the inputs, token after token, and what each token reads from it.
+fn write_memory(e: &mut Engine<'_>, at: At, index: usize) {
+    let c = e.config;
+    let width = c.mem_dim as usize;
+    map(e, at, Role::MemIn, &[0..2 * width]);
+    let (w, floats, shape) = (&e.layout.widths, &e.kernels.floats, &e.layout.caches);
+    let b = &mut e.buffers;
+    let bias = b.scratch.row.get_mut(..width).unwrap_or(&mut []);
+    if let Some(weights) = e.tensors.get(Role::MemBias, at.layer) {
+        weights.matrix.decode_row(0, bias);
+    }
+    // In the first recursion every row is in work, and slots are rows.
+    for (slot, row) in b.rows.iter().enumerate().take(at.slots) {
+        let memory = b.caches.memory(shape, row.sequence as usize, index);
+        let (values, rates) =
+            part(row_of(b.output, slot, w.output), 2 * width).split_at_checked(width).unwrap_or_default();
+        (floats.remember)(memory, values, rates, bias);
+        (floats.norm)(memory, c.norm_eps, part(row_of(b.input, slot, w.input), width));
+    }
+    let Some(weights) = e.tensors.get(Role::MemOut, at.layer) else { return };
+    let xs = Vectors { x: b.input, stride: w.input, n: at.slots };
+    let start = index * e.layout.block * w.attended;
+    let y = b.reads.get_mut(start..).and_then(|r| r.get_mut(..at.slots * w.attended)).unwrap_or(&mut []);
+    linear(e.kernels, &weights, xs, &mut Outputs { y, stride: w.attended }, &mut b.scratch);
+}
+
+/// `o = m + g ⊙ (o − m)` with the gate `g` of both.
+fn blend_memory(e: &mut Engine<'_>, at: At, index: usize) {
+    let c = e.config;
+    let (attn, gate, w) = (c.attn_dim() as usize, c.mem_gate as usize, e.layout.widths);
+    let first = index * e.layout.block;
+    for slot in 0..at.slots {
+        let row = e.row_at(slot);
+        let b = &mut e.buffers;
+        let joined = part(row_of(b.input, slot, w.input), 2 * attn);
+        let o = part(row_of(b.attended, slot, w.attended), attn);
+        let m = part(row_of(b.reads, first + row, w.attended), attn);
+        joined.iter_mut().zip(o.iter().chain(m.iter())).for_each(|(j, x)| *j = *x);
+        (e.kernels.floats.norm_in_place)(joined, c.norm_eps);
+    }
+    map(e, at, Role::MemGate1, &[0..gate]);
+    for slot in 0..at.slots {
+        let b = &mut e.buffers;
+        let hidden = part(row_of(b.output, slot, w.output), gate);
+        hidden.iter_mut().for_each(|f| *f = if *f > 0.0 { *f } else { 0.0 });
+        (e.kernels.floats.norm)(hidden, c.norm_eps, part(row_of(b.input, slot, w.input), gate));
+    }
+    map(e, at, Role::MemGate2, &[0..attn]);
+    for slot in 0..at.slots {
+        let row = e.row_at(slot);
+        let b = &mut e.buffers;
+        let m = part(row_of(b.reads, first + row, w.attended), attn);
+        let gate = part(row_of(b.output, slot, w.output), attn);
+        (e.kernels.floats.blend)(part(row_of(b.attended, slot, w.attended), attn), m, gate);
+    }
+}
+
+/// Adds the gated feed-forward network of the latents to them.
+fn feed_forward(e: &mut Engine<'_>, at: At) {
+    normalise_latents(e, at, Role::FfnNorm);
+    let (c, w) = (e.config, e.layout.widths);
+    let ffn = c.ffn as usize;
+    let own = e.member.part(ffn);
+    if e.member.size == 1 {
+        map(e, at, Role::GateUp, &[0..2 * ffn]);
+    } else {
+        map(e, at, Role::GateUp, &[own.clone(), ffn + own.start..ffn + own.end]);
+    }
+    let act = match c.activation {
+        Activation::SwiGlu => e.kernels.floats.swiglu,
+        Activation::Relu2 => e.kernels.floats.relu2,
+    };
+    for slot in 0..at.slots {
+        let b = &mut e.buffers;
+        let output = part(row_of(b.output, slot, w.output), 2 * ffn);
+        let (gate, up) = output.split_at_checked(ffn).unwrap_or_default();
+        let input = part(row_of(b.input, slot, w.input), ffn);
+        let range = |x: &'_ [f32]| own.start.min(x.len())..own.end.min(x.len());
+        let (gate, up) = (gate.get(range(gate)).unwrap_or(&[]), up.get(range(up)).unwrap_or(&[]));
+        act(gate, up, input.get_mut(own.clone()).unwrap_or(&mut []));
+        e.member.share(input, own.clone());
+        (e.kernels.floats.norm_in_place)(input, c.norm_eps);
+    }
+    add_to_latents(e, at, Role::Down);
 }

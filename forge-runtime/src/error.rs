@@ -15,6 +15,10 @@ pub enum Error {
     Buffer,
     /// A token id outside the vocabulary.
     Token(u16),
+    /// A sequence the batch does not have.
+    Sequence(usize),
+    /// The bytes are no snapshot of a session of this model.
+    Snapshot,
     /// The session has seen [`crate::session::MAX_POSITION`] tokens.
     Length,
     /// The tokenizer has no control token of this name.
@@ -30,6 +34,8 @@ impl Error {
                 "a session needs Model::workspace() bytes aligned to 4; encoded text at most one id a byte"
             }
             Error::Token(_) => "use the ids of the model's own tokenizer",
+            Error::Sequence(_) => "make the batch with more sequences, and list each at most once a step",
+            Error::Snapshot => "restore a snapshot with the model it was taken with",
             Error::Length => "call Session::reset",
             Error::Control(_) => "build the tokenizer with all control tokens",
         }
@@ -42,6 +48,8 @@ impl fmt::Display for Error {
             Error::Format(e) => e.fmt(f),
             Error::Buffer => f.write_str("buffer too small or misaligned"),
             Error::Token(id) => write!(f, "token {id} is outside the vocabulary"),
+            Error::Sequence(s) => write!(f, "sequence {s} is not in the batch, or listed twice"),
+            Error::Snapshot => f.write_str("not a snapshot of a session of this model"),
             Error::Length => f.write_str("the session is at its last position"),
             Error::Control(name) => write!(f, "the tokenizer has no control token {name}"),
         }

@@ -1,72 +1,147 @@
 //! How a session's memory is divided.
+#![forbid(unsafe_code)]
 
-use bytemuck::try_cast_slice_mut;
-use forge_formats::ModelConfig;
+use bytemuck::{Pod, Zeroable, try_cast_slice_mut};
+use forge_formats::{ModelConfig, Role};
 
+use crate::cache::{CacheShape, Caches};
 use crate::error::{Error, Result};
-use crate::kernels::QUANTISED_PADDING;
-use crate::model::{self, Place};
+use crate::kernels::{Meta, PANEL_ROWS, VECTOR};
+use crate::linear::{Scratch, quantised_words, tile_vectors};
+use crate::model::{self, Model, Place};
+use crate::options::Options;
 
-/// Words (of 4 bytes) in each part of the memory, in order.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Layout {
-    places: usize,
-    cache: usize,
-    memories: usize,
-    reads: usize,
-    dim: usize,
-    input: usize,
-    output: usize,
-    attended: usize,
-    scores: usize,
-    turns: usize,
-    row: usize,
-    quantised: usize,
-    vocab: usize,
+/// A token in work: what its row of every buffer belongs to.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Row {
+    pub(crate) sequence: u32,
+    pub(crate) position: u32,
+    /// Times the block stack has been applied.
+    pub(crate) recursions: u32,
+    /// 1 while the token recurses.
+    pub(crate) live: u32,
 }
 
-impl Layout {
-    /// The division for a model, or `None` when a part has more words than this machine has addresses.
-    pub(crate) fn new(c: &ModelConfig) -> Option<Self> {
-        let memory_blocks = (0..c.layers).filter(|l| c.has_memory(*l)).count();
-        let with_memory = |n: u32| if memory_blocks > 0 { n as usize } else { 0 };
-        let size = |n: u32| n as usize;
+/// Words (of 4 bytes) in each part of the memory, in order. A block is the rows worked on at a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub(crate) block: usize,
+    pub(crate) caches: CacheShape,
+    pub(crate) widths: Widths,
+    places: usize,
+    quantised: usize,
+    tile: usize,
+    heads: usize,
+    sequences: usize,
+    /// Words every part is rounded up to.
+    align: usize,
+}
+
+/// Elements from one row of a buffer to the next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Widths {
+    pub(crate) dim: usize,
+    pub(crate) input: usize,
+    pub(crate) output: usize,
+    pub(crate) attended: usize,
+    pub(crate) turns: usize,
+    pub(crate) logits: usize,
+    memories: usize,
+    scores: usize,
+    row: usize,
+}
+
+impl Widths {
+    fn new(c: &ModelConfig) -> Self {
+        let memories = (0..c.layers).filter(|l| c.has_memory(*l)).count();
+        let with_memory = |n: u32| if memories > 0 { n as usize } else { 0 };
+        // Panels are stored whole.
+        let size = |n: u32| (n as usize).next_multiple_of(PANEL_ROWS);
         let largest = |sizes: &[usize]| sizes.iter().copied().max().unwrap_or(0);
-        let gate = with_memory(c.mem_gate);
         let attended = size(c.attn_dim());
-        let memory = with_memory(c.mem_dim);
+        let memory = size(with_memory(c.mem_dim) as u32);
+        let gate = size(with_memory(c.mem_gate) as u32);
         let joined = with_memory(2 * c.attn_dim());
         let input = largest(&[size(c.dim), attended, size(c.ffn), memory, joined, gate]);
-        let output = largest(&[size(c.qkv_dim()), 2 * size(c.ffn), 2 * memory, gate, attended, size(c.dim)]);
-        let cache = size(c.recursion)
-            .checked_mul(size(c.layers))?
-            .checked_mul(size(c.window))?
-            .checked_mul(size(c.kv_dim()))?;
-        Some(Self {
-            places: model::places(c) * size_of::<Place>() / 4,
-            cache,
-            memories: memory_blocks * memory,
-            reads: memory_blocks * attended,
+        let output = largest(&[size(c.qkv_dim()), size(2 * c.ffn), 2 * memory, gate, attended, size(c.dim)]);
+        Self {
             dim: size(c.dim),
             input,
             output,
             attended,
-            scores: size(c.window),
-            turns: size(c.head_dim),
+            turns: c.head_dim as usize,
+            logits: size(c.vocab),
+            memories,
+            scores: 2 * (c.window as usize).next_multiple_of(PANEL_ROWS),
             // The halting head has one column more than the model is wide.
-            row: input.max(size(c.dim) + 1),
-            quantised: (input + QUANTISED_PADDING).div_ceil(2),
-            vocab: size(c.vocab),
-        })
-        .filter(|l| l.words().is_some())
+            row: input.max(c.dim as usize + 1),
+        }
+    }
+}
+
+impl Layout {
+    /// The division for a model, or `None` when it has more words than this machine has addresses.
+    pub(crate) fn new(model: &Model<'_>, options: &Options<'_>, sequences: usize) -> Option<Self> {
+        let c = model.config();
+        let widths = Widths::new(c);
+        let block = options.block.min(c.window as usize).max(sequences).max(1);
+        let mut tile = 0;
+        if options.prepared.is_none() {
+            for section in model.file().sections() {
+                if let forge_formats::manifest::Content::Tensor { role, shape: [_, cols], codec, .. } =
+                    section.content
+                    && (role != Role::Embedding || c.tied)
+                {
+                    tile = tile.max(tile_vectors(options.kernels, codec, cols as usize));
+                }
+            }
+        }
+        let layout = Self {
+            block,
+            caches: CacheShape::new(c)?,
+            widths,
+            places: model::places(c) * size_of::<Place>() / 4,
+            quantised: quantised_words(options.kernels, widths.input, block),
+            tile: tile * VECTOR / 4,
+            heads: sequences.max(1),
+            sequences: sequences.max(1),
+            align: if options.kernels.panels.is_some() { VECTOR / 4 } else { 1 },
+        };
+        layout.words().is_some().then_some(layout)
+    }
+
+    /// The parts' words, in order.
+    fn parts(&self) -> Option<[usize; 18]> {
+        let (w, n) = (&self.widths, self.block);
+        let cache = |words: usize| words.checked_mul(self.sequences);
+        let rows = |width: usize| width.checked_mul(n);
+        Some([
+            self.places,
+            self.sequences,
+            rows(size_of::<Row>() / 4)?,
+            n,
+            cache(self.caches.key_words)?,
+            cache(self.caches.value_words)?,
+            cache(self.caches.memory_words)?,
+            rows(w.memories.checked_mul(w.attended)?)?,
+            rows(3 * w.dim)?,
+            rows(w.input)?,
+            rows(w.output)?,
+            rows(w.attended)?,
+            w.scores,
+            rows(w.turns)?,
+            w.row,
+            self.quantised,
+            self.tile + rows(size_of::<Meta>() / 4)?,
+            w.logits.checked_mul(self.heads)?,
+        ])
     }
 
     /// Words in all, `None` when their bytes overflow.
     fn words(&self) -> Option<usize> {
-        let l = self;
-        let small = l.places + l.memories + l.reads + 3 * l.dim + l.input + l.output + l.attended;
-        let rest = l.scores + l.turns + l.row + l.quantised + l.vocab;
-        let words = l.cache.checked_mul(2)?.checked_add(small)?.checked_add(rest)?;
+        let sum = |sum: usize, part: &usize| sum.checked_add(part.checked_next_multiple_of(self.align)?);
+        let words = self.parts()?.iter().try_fold(0, sum)?;
         words.checked_mul(4).map(|bytes| bytes / 4)
     }
 
@@ -79,65 +154,83 @@ impl Layout {
     pub(crate) fn divide<'m>(&self, memory: &'m mut [u8]) -> Result<(&'m mut [Place], Buffers<'m>)> {
         let memory = memory.get_mut(..self.bytes()).ok_or(Error::Buffer)?;
         let mut rest: &'m mut [f32] = try_cast_slice_mut(memory).map_err(|_| Error::Buffer)?;
-        let mut part = |words: usize| -> Result<&'m mut [f32]> {
+        let mut cut = |words: usize| -> Result<&'m mut [f32]> {
+            let padded = words.next_multiple_of(self.align);
             let (part, after) =
-                core::mem::take(&mut rest).split_at_mut_checked(words).ok_or(Error::Buffer)?;
+                core::mem::take(&mut rest).split_at_mut_checked(padded).ok_or(Error::Buffer)?;
             rest = after;
-            Ok(part)
+            part.get_mut(..words).ok_or(Error::Buffer)
         };
-        let places = try_cast_slice_mut(part(self.places)?).map_err(|_| Error::Buffer)?;
+        let [places, positions, rows, active, keys, values, memories, reads, streams, sizes @ ..] =
+            self.parts().ok_or(Error::Buffer)?;
+        let [input, output, attended, scores, turns, row, quantised, tile, logits] = sizes;
+        let places = typed(cut(places)?)?;
+        let positions = typed(cut(positions)?)?;
+        let (rows, active) = (typed(cut(rows)?)?, typed(cut(active)?)?);
+        let caches = Caches { keys: cut(keys)?, values: cut(values)?, memories: cut(memories)? };
+        let reads = cut(reads)?;
+        let (embedded, streams) = cut(streams)?.split_at_mut_checked(streams / 3).ok_or(Error::Buffer)?;
+        let (answer, latent) = streams.split_at_mut_checked(streams.len() / 2).ok_or(Error::Buffer)?;
+        let (input, output, attended) = (cut(input)?, cut(output)?, cut(attended)?);
+        let (scores, turns, row, quantised) = (cut(scores)?, cut(turns)?, cut(row)?, typed(cut(quantised)?)?);
+        let (tile, meta) = cut(tile)?.split_at_mut_checked(self.tile).ok_or(Error::Buffer)?;
+        let (tile, meta) = (typed(tile)?, typed(meta)?);
+        let scratch = Scratch { row, quantised, meta, tile };
+        let logits = cut(logits)?;
         let buffers = Buffers {
-            keys: part(self.cache)?,
-            values: part(self.cache)?,
-            memories: part(self.memories)?,
-            reads: part(self.reads)?,
-            embedded: part(self.dim)?,
-            answer: part(self.dim)?,
-            latent: part(self.dim)?,
-            input: part(self.input)?,
-            output: part(self.output)?,
-            attended: part(self.attended)?,
-            scores: part(self.scores)?,
-            turns: part(self.turns)?,
-            row: part(self.row)?,
-            quantised: try_cast_slice_mut(part(self.quantised)?).map_err(|_| Error::Buffer)?,
-            logits: part(self.vocab)?,
+            positions,
+            rows,
+            active,
+            caches,
+            reads,
+            embedded,
+            answer,
+            latent,
+            input,
+            output,
+            attended,
+            scores,
+            turns,
+            scratch,
+            logits,
         };
         Ok((places, buffers))
     }
 }
 
-/// The parts of a session's memory.
+/// Words as something else.
+fn typed<T: Pod>(words: &mut [f32]) -> Result<&mut [T]> {
+    try_cast_slice_mut(words).map_err(|_| Error::Buffer)
+}
+
+/// The parts of a session's memory. Rows are those of [`Row`]; slots are the rows that still recurse, side by side.
 #[derive(Debug)]
 pub(crate) struct Buffers<'m> {
-    /// Rotated keys `[recursion][block][position mod window][kv_dim]`.
-    pub(crate) keys: &'m mut [f32],
-    /// Values, laid out as the keys.
-    pub(crate) values: &'m mut [f32],
-    /// State of each memory `[memory][mem_dim]`.
-    pub(crate) memories: &'m mut [f32],
-    /// What the current token read from each memory `[memory][attn_dim]`.
+    /// Tokens read by each sequence.
+    pub(crate) positions: &'m mut [u32],
+    pub(crate) rows: &'m mut [Row],
+    /// The rows of the slots.
+    pub(crate) active: &'m mut [u32],
+    pub(crate) caches: Caches<'m>,
+    /// What each row read from each memory `[memory][row][attended]`.
     pub(crate) reads: &'m mut [f32],
-    /// The normalised embedding `x` of the current token.
+    /// The normalised embeddings `x` of the rows.
     pub(crate) embedded: &'m mut [f32],
-    /// `y`.
+    /// `y` of the rows.
     pub(crate) answer: &'m mut [f32],
-    /// `u` within the block stack, `z` after it.
+    /// `u` of the rows within the block stack, `z` after it.
     pub(crate) latent: &'m mut [f32],
-    /// Input of the next linear map.
+    /// Input of the next linear map, by slot.
     pub(crate) input: &'m mut [f32],
-    /// Output of the last one.
+    /// Output of the last one, by slot.
     pub(crate) output: &'m mut [f32],
-    /// `o`, the heads' outputs.
+    /// `o`, the heads' outputs, by slot.
     pub(crate) attended: &'m mut [f32],
-    /// Attention scores of one head, oldest position first.
+    /// Attention scores of one head, twice.
     pub(crate) scores: &'m mut [f32],
-    /// Cosines, then sines of the current position's angles.
+    /// Cosines, then sines of the angles of the rows' positions.
     pub(crate) turns: &'m mut [f32],
-    /// A decoded row or vector.
-    pub(crate) row: &'m mut [f32],
-    /// A quantised input.
-    pub(crate) quantised: &'m mut [i16],
-    /// The last logits.
+    pub(crate) scratch: Scratch<'m>,
+    /// The last logits of each sequence.
     pub(crate) logits: &'m mut [f32],
 }

@@ -9,7 +9,7 @@
 //!
 //! The forward pass is stated in `docs/numerics.md`; the code in [`kernels`] and [`math`] is its definition.
 #![no_std]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 #[cfg(feature = "alloc")]
 extern crate alloc;
@@ -18,16 +18,25 @@ extern crate std;
 
 pub mod math;
 
+mod batch;
 mod block;
+mod cache;
 pub mod call;
+mod engine;
 pub mod error;
 pub mod generate;
 pub mod kernels;
 mod layout;
+mod linear;
+mod member;
 pub mod model;
-mod norm;
+mod options;
+mod prepared;
 pub mod sampler;
 pub mod session;
+mod snapshot;
+#[cfg(feature = "std")]
+pub mod team;
 #[cfg(feature = "alloc")]
 #[doc(hidden)]
 pub mod testing;
@@ -35,10 +44,14 @@ pub mod tokenizer;
 #[cfg(feature = "alloc")]
 pub mod workspace;
 
+pub use batch::Batch;
 pub use error::{Error, Result};
 pub use forge_formats::ModelConfig;
 pub use generate::Generator;
+pub use kernels::Kernels;
 pub use model::Model;
+pub use options::Options;
+pub use prepared::Prepared;
 pub use sampler::Sampler;
 pub use session::Session;
 pub use tokenizer::Tokenizer;

@@ -1,11 +1,16 @@
 //! A parsed model.
+#![forbid(unsafe_code)]
 
+use bytemuck::{Pod, Zeroable};
 use forge_formats::codec::{Codec, HyperParams, SeedLmParams, VptqParams};
 use forge_formats::manifest::Content;
 use forge_formats::{File, Matrix, ModelConfig, Role};
 
 use crate::error::{Error, Result};
 use crate::layout::Layout;
+use crate::linear::Weights;
+use crate::options::Options;
+use crate::prepared::{self, Prepared};
 use crate::tokenizer::Tokenizer;
 
 /// A view of a `.forge` file that has been checked and can be run: some hundred bytes, whatever the model's size.
@@ -43,9 +48,34 @@ impl<'a> Model<'a> {
         self.file.card()
     }
 
-    /// Bytes of memory a [`crate::Session`] needs, exactly; `usize::MAX` when no memory of this machine suffices.
+    /// Bytes of memory a [`crate::Session`] needs on this machine, exactly; `usize::MAX` when none suffices.
     pub fn workspace(&self) -> usize {
-        Layout::new(self.config()).map_or(usize::MAX, |l| l.bytes())
+        self.workspace_for(&Options::default())
+    }
+
+    /// Bytes of memory a session with these options needs, exactly; `usize::MAX` when no memory of this machine
+    /// suffices.
+    pub fn workspace_for(&self, options: &Options<'_>) -> usize {
+        Layout::new(self, options, 1).map_or(usize::MAX, |l| l.bytes())
+    }
+
+    /// Bytes of memory a [`crate::Batch`] of `sequences` with these options needs.
+    pub fn batch_workspace(&self, options: &Options<'_>, sequences: usize) -> usize {
+        Layout::new(self, options, sequences).map_or(usize::MAX, |l| l.bytes())
+    }
+
+    /// Bytes of memory [`Model::prepare`] needs: about those of the integer matrices at two bits a trit.
+    pub fn prepared_bytes(&self) -> usize {
+        prepared::bytes(self)
+    }
+
+    /// Lays the integer matrices out for vector registers, in memory the caller lends: sessions with
+    /// [`Options::prepared`] run several times as fast. Memory aligned to 64 bytes is best.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] when the memory is shorter than [`Model::prepared_bytes`].
+    pub fn prepare<'p>(&self, memory: &'p mut [u8]) -> Result<Prepared<'p>> {
+        Prepared::new(self, memory)
     }
 }
 
@@ -74,9 +104,20 @@ const GLOBAL: [Role; 7] = [
     Role::Halt,
 ];
 
-/// Where a tensor lies: offset in units of 64 bytes, length, codec, the codec's parameters. Kept in a session's
-/// workspace so that the forward pass need not walk the manifest; all zero for tensors the model lacks.
-pub(crate) type Place = [u32; 4];
+/// Where a tensor lies. Kept in a session's workspace so that the forward pass need not walk the manifest; all zero
+/// for tensors the model lacks.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Place {
+    /// Offset in units of 64 bytes.
+    offset64: u32,
+    len: u32,
+    /// See [`pack_codec`].
+    kind: u32,
+    parameters: u32,
+    /// Its first vector in the prepared weights.
+    panels: u32,
+}
 
 /// Number of places of a model.
 pub(crate) fn places(config: &ModelConfig) -> usize {
@@ -96,30 +137,48 @@ fn place_of(role: Role, layer: u32) -> Option<usize> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tensors<'m> {
     file: &'m File<'m>,
+    prepared: Option<Prepared<'m>>,
     places: &'m [Place],
 }
 
 impl<'m> Tensors<'m> {
     /// Notes the place of every tensor in `places`, which holds [`places`] of them.
-    pub(crate) fn new(model: &'m Model<'m>, places: &'m mut [Place]) -> Result<Self> {
-        places.fill([0; 4]);
+    pub(crate) fn new(
+        model: &'m Model<'m>,
+        prepared: Option<Prepared<'m>>,
+        places: &'m mut [Place],
+    ) -> Result<Self> {
+        places.fill(Place::zeroed());
+        let mut vectors = 0;
         for section in model.file.sections() {
             if let Content::Tensor { role, layer, codec, .. } = section.content {
                 let place = place_of(role, layer).and_then(|at| places.get_mut(at)).ok_or(Error::Buffer)?;
                 let [kind, parameters] = pack_codec(codec);
-                *place = [section.offset64, section.len, kind, parameters];
+                let panels = u32::try_from(vectors).map_err(|_| Error::Buffer)?;
+                *place = Place { offset64: section.offset64, len: section.len, kind, parameters, panels };
+                vectors += prepared::section_vectors(model, &section);
             }
         }
-        Ok(Self { file: &model.file, places })
+        if prepared.is_some_and(|p| p.len() != vectors) {
+            // Prepared from another model.
+            return Err(Error::Buffer);
+        }
+        Ok(Self { file: &model.file, prepared, places })
     }
 
     /// The tensor of a role and block.
     #[inline]
-    pub(crate) fn get(&self, role: Role, layer: u32) -> Option<Matrix<'m>> {
+    pub(crate) fn get(&self, role: Role, layer: u32) -> Option<Weights<'m>> {
         let shape = role.shape(self.file.config(), layer)?;
-        let [offset64, len, kind, parameters] = *self.places.get(place_of(role, layer)?)?;
-        let payload = self.file.data_at(offset64, len);
-        Some(Matrix::validated(unpack_codec(kind, parameters), shape, payload))
+        let place = self.places.get(place_of(role, layer)?)?;
+        let payload = self.file.data_at(place.offset64, place.len);
+        let matrix = Matrix::validated(unpack_codec(place.kind, place.parameters), shape, payload);
+        let looked_up = role == Role::Embedding && !self.file.config().tied;
+        let panels = match &self.prepared {
+            Some(p) if matrix.codec().is_integer() && !looked_up => p.panels(&matrix, place.panels as usize),
+            _ => None,
+        };
+        Some(Weights { matrix, panels })
     }
 }
 

@@ -7,19 +7,24 @@ use common::reference::linear as oracle;
 use forge_formats::Matrix;
 use forge_formats::codec::encode::{Simple, encode, pack};
 use forge_formats::codec::{Codec, HyperParams, SeedLmParams, VptqParams, payload_len};
-use forge_runtime::kernels::{QUANTISED_PADDING, Scratch, linear, portable};
-use forge_runtime::testing::Noise;
+use forge_runtime::Kernels;
+use forge_runtime::kernels::PORTABLE;
+use forge_runtime::testing::{self, Noise};
 
 fn noise(n: usize, seed: u64) -> Vec<f32> {
     let mut noise = Noise(seed);
     (0..n).map(|_| noise.uniform()).collect()
 }
 
+/// The product on every table of kernels, from the file and from panels; all must be equal.
 fn product(w: &Matrix<'_>, x: &[f32]) -> Vec<f32> {
-    // A result left over from before, and more room than needed, must not show.
-    let (mut y, mut row) = (vec![f32::NAN; w.rows()], vec![f32::NAN; w.cols() + 3]);
-    let mut quantised = vec![i16::MIN; w.cols() + QUANTISED_PADDING];
-    linear(w, x, &mut y, &mut Scratch { row: &mut row, quantised: &mut quantised });
+    let y = testing::product(&PORTABLE, w, x, 1, false);
+    for kernels in Kernels::all() {
+        for prepared in [false, true] {
+            let other = testing::product(kernels, w, x, 1, prepared);
+            assert_eq!(bits(&other), bits(&y), "{kernels:?}, prepared {prepared}, {w:?}");
+        }
+    }
     y
 }
 
@@ -74,17 +79,6 @@ fn codecs_that_need_a_search_are_executed_from_decoded_rows() {
 }
 
 #[test]
-fn decoding_rows_equals_reading_them_in_place() {
-    for codec in [Simple::F32, Simple::F16] {
-        let payload = encode(codec, 9, 77, &noise(9 * 77, 1));
-        let w = Matrix::new(codec.into(), [9, 77], &payload).unwrap();
-        let (x, mut y, mut row) = (noise(77, 2), vec![0.0; 9], vec![0.0; 77]);
-        portable::gemv_decoded(&w, &x, &mut y, &mut row);
-        assert_eq!(bits(&y), bits(&product(&w, &x)));
-    }
-}
-
-#[test]
 fn the_largest_sums_fit() {
     let cols = 8192;
     for codec in [Simple::Int8Row, Simple::Ternary2b, Simple::Ternary5x8] {
@@ -106,17 +100,5 @@ fn zero_and_tiny_inputs_give_zero() {
         assert_eq!(product(&w, &[0.0; 20]), [0.0; 2]);
         assert_eq!(product(&w, &[1e-30; 20]), [0.0; 2]);
         assert!(product(&w, &[1.1e-30; 20]).iter().any(|y| *y != 0.0));
-    }
-}
-
-#[test]
-fn slices_that_are_too_short_do_no_harm() {
-    for codec in CODECS {
-        for (xs, ys, room) in [(0, 3, 0), (10, 3, 200), (300, 1, 10), (300, 5, 400), (400, 3, 600)] {
-            let payload = encode(codec, 3, 300, &noise(900, 1));
-            let w = Matrix::new(codec.into(), [3, 300], &payload).unwrap();
-            let (mut y, mut row, mut quantised) = (vec![0.0; ys], vec![0.0; room], vec![0; room]);
-            linear(&w, &noise(xs, 2), &mut y, &mut Scratch { row: &mut row, quantised: &mut quantised });
-        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Unknown keys are refused. Layering (preset, file, `--set`) lives in `config_load`.
 
-use forge_formats::config::{Activation, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, ModelConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::phases::evomerge::EvolveConfig;
@@ -316,6 +316,7 @@ impl Config {
             mem_dim: m.mem_dim,
             mem_gate: m.mem_gate,
             mem_layers: m.mem_layers.iter().filter(|l| **l < 64).fold(0, |bits, l| bits | 1 << l),
+            cache: CacheKind::F32,
         }
     }
 

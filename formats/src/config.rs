@@ -13,6 +13,22 @@ pub enum Activation {
     Relu2,
 }
 
+/// How a session keeps keys and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CacheKind {
+    /// In `f32`.
+    #[default]
+    F32,
+    /// As signed bytes, for a quarter of the memory (`docs/numerics.md`, section 3).
+    Int8,
+}
+
+impl CacheKind {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Shape and hyper-parameters of a Cognate model. See `docs/numerics.md` for the forward pass it drives.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
@@ -54,6 +70,9 @@ pub struct ModelConfig {
     pub mem_gate: u32,
     /// Bit `l` set: block `l` has a memory.
     pub mem_layers: u64,
+    /// How keys and values are kept; in a file, a feature bit of the header.
+    #[serde(default, skip_serializing_if = "CacheKind::is_default")]
+    pub cache: CacheKind,
 }
 
 /// Largest sizes any reader accepts; they bound every product below `u32::MAX`.

@@ -31,6 +31,8 @@ pub enum Error {
     Codec(&'static str),
     /// The tokenizer table is invalid.
     Tokenizer(&'static str),
+    /// The tool table is invalid.
+    Tools(&'static str),
     /// The model card is not UTF-8.
     Card,
     /// The caller's buffer is too small or not aligned.
@@ -51,6 +53,7 @@ impl fmt::Display for Error {
             Error::Tensor(role) => write!(f, "tensor {role} missing, repeated or of the wrong shape"),
             Error::Codec(codec) => write!(f, "invalid {codec} tensor"),
             Error::Tokenizer(what) => write!(f, "invalid tokenizer table: {what}"),
+            Error::Tools(what) => write!(f, "invalid tool table: {what}"),
             Error::Card => f.write_str("the model card is not UTF-8"),
             Error::Buffer => f.write_str("buffer too small or misaligned"),
         }

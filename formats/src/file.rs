@@ -3,12 +3,13 @@
 use core::fmt;
 
 use crate::codec::Matrix;
-use crate::config::ModelConfig;
+use crate::config::{CacheKind, ModelConfig};
 use crate::error::{Error, Result};
-use crate::header::{ALIGN, Header, align_up, crc32};
+use crate::header::{ALIGN, FEATURE_CACHE_INT8, Header, align_up, crc32};
 use crate::manifest::{Content, Head, Section, take};
 use crate::role::Role;
 use crate::tokenizer::TokenizerTable;
+use crate::tools::{self, ToolTable};
 
 /// A view of a whole file whose structure and content have been checked. See `docs/format.md`.
 #[derive(Clone)]
@@ -19,6 +20,7 @@ pub struct File<'a> {
     data: &'a [u8],
     tokenizer: TokenizerTable<'a>,
     card: &'a str,
+    tools: Option<ToolTable<'a>>,
 }
 
 impl<'a> File<'a> {
@@ -31,7 +33,10 @@ impl<'a> File<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self> {
         let header = Header::parse(bytes)?;
         let (manifest, data) = header.split(bytes)?;
-        let (head, records) = take::<Head>(manifest)?;
+        let (mut head, records) = take::<Head>(manifest)?;
+        if header.features & FEATURE_CACHE_INT8 != 0 {
+            head.config.cache = CacheKind::Int8;
+        }
         head.config.validate()?;
         let sections = Sections { records, left: head.sections };
         let mut layout = Layout { sections: sections.clone(), data, end: 0, ahead: None };
@@ -49,8 +54,10 @@ impl<'a> File<'a> {
             Some(card) => core::str::from_utf8(card).map_err(|_| Error::Card)?,
             None => "",
         };
-        layout.finish()?;
-        Ok(Self { header, config: head.config, sections, data, tokenizer, card })
+        // Before version 1.1 no tag had a meaning.
+        let tools = layout.finish(if header.minor >= 1 { Some(tools::TAG) } else { None })?;
+        let tools = tools.map(|bytes| ToolTable::parse(bytes, &tokenizer)).transpose()?;
+        Ok(Self { header, config: head.config, sections, data, tokenizer, card, tools })
     }
 
     /// Checks the CRC-32 of every section.
@@ -95,6 +102,11 @@ impl<'a> File<'a> {
     /// The model card, JSON by convention; empty when there is none.
     pub fn card(&self) -> &'a str {
         self.card
+    }
+
+    /// What the tools take, if the file says so.
+    pub fn tools(&self) -> Option<ToolTable<'a>> {
+        self.tools
     }
 
     /// The sections in file order.
@@ -198,12 +210,16 @@ impl<'a> Layout<'a> {
         }
     }
 
-    /// What is left may only be extras with rising tags; then manifest and data must both be used up.
-    fn finish(mut self) -> Result<()> {
-        let mut last = None;
-        while let Some((section, _)) = self.next()? {
+    /// What is left may only be extras with rising tags; then manifest and data must both be used up. Returns the
+    /// bytes of the extra with the `wanted` tag.
+    fn finish(mut self, wanted: Option<u32>) -> Result<Option<&'a [u8]>> {
+        let (mut last, mut found) = (None, None);
+        while let Some((section, bytes)) = self.next()? {
             match section.content {
-                Content::Extra { tag } if last < Some(tag) => last = Some(tag),
+                Content::Extra { tag } if last < Some(tag) => {
+                    last = Some(tag);
+                    found = if last == wanted { Some(bytes) } else { found };
+                }
                 Content::Tensor { role, .. } => return Err(Error::Tensor(role.name())),
                 _ => return Err(Error::Manifest),
             }
@@ -214,7 +230,7 @@ impl<'a> Layout<'a> {
         if self.end != self.data.len() {
             return Err(Error::Trailing);
         }
-        Ok(())
+        Ok(found)
     }
 }
 

@@ -8,10 +8,12 @@ use crate::error::{Error, Result};
 pub const MAGIC: [u8; 8] = *b"\x89FORGE\r\n";
 /// Version this crate reads: any other major is refused.
 pub const MAJOR: u16 = 1;
-/// Version this crate writes; newer minors are read.
-pub const MINOR: u16 = 0;
+/// Newest version this crate writes; newer minors are read. A file says the oldest version that has all it uses.
+pub const MINOR: u16 = 1;
+/// Feature bit: sessions keep keys and values as signed bytes ([`crate::config::CacheKind::Int8`]).
+pub const FEATURE_CACHE_INT8: u32 = 1;
 /// Feature bits this crate understands; any other set bit is refused.
-pub const FEATURES: u32 = 0;
+pub const FEATURES: u32 = FEATURE_CACHE_INT8;
 /// Sections begin at multiples of this.
 pub const ALIGN: usize = 64;
 /// Bytes of the header.
@@ -45,7 +47,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// Header of a file with this manifest and this much data.
+    /// Header of a file of version 1.0 with this manifest and this much data; a file that uses more sets `minor` and
+    /// `features`.
     pub fn new(manifest: &[u8], data_len: u64) -> Result<Self> {
         if manifest.len() > MANIFEST_MAX {
             return Err(Error::Manifest);
@@ -53,7 +56,7 @@ impl Header {
         let data_offset = align_up(HEADER_LEN + manifest.len()).ok_or(Error::Manifest)? as u32;
         let manifest_len = manifest.len() as u32;
         let manifest_crc = crc32(manifest);
-        Ok(Self { minor: MINOR, features: FEATURES, manifest_len, data_offset, data_len, manifest_crc })
+        Ok(Self { minor: 0, features: 0, manifest_len, data_offset, data_len, manifest_crc })
     }
 
     /// The header's bytes.
@@ -78,7 +81,7 @@ impl Header {
     /// Reads and checks the header against itself and the length of the file.
     ///
     /// # Errors
-    /// [`Error::Magic`], [`Error::Version`], [`Error::Checksum`], [`Error::Truncated`], [`Error::Trailing`],
+    /// [`Error::Magic`], [`Error::Version`] (also for a feature that the file's own version has not), [`Error::Checksum`], [`Error::Truncated`], [`Error::Trailing`],
     /// [`Error::Manifest`] or [`Error::Layout`].
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let magic = bytes.first_chunk::<8>().ok_or(Error::Truncated("header"))?;
@@ -101,7 +104,8 @@ impl Header {
             data_len: u64::from_le_bytes(field(raw, 24)),
             manifest_crc: u32::from_le_bytes(field(raw, 32)),
         };
-        if header.features & !FEATURES != 0 {
+        // Version 1.0 has no features.
+        if header.features & !FEATURES != 0 || header.features != 0 && header.minor == 0 {
             return Err(Error::Version);
         }
         if field::<24>(raw, 36) != [0; 24] {

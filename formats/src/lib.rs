@@ -16,6 +16,7 @@ pub mod manifest;
 pub mod pretokens;
 pub mod role;
 pub mod tokenizer;
+pub mod tools;
 #[cfg(feature = "alloc")]
 pub mod write;
 
@@ -25,3 +26,4 @@ pub use error::{Error, Result};
 pub use file::File;
 pub use pretokens::pretokens;
 pub use role::Role;
+pub use tools::ToolTable;

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::codec::Codec;
-use crate::config::ModelConfig;
+use crate::config::{Activation, CacheKind, ModelConfig};
 use crate::error::{Error, Result};
 use crate::role::Role;
 
@@ -16,10 +16,38 @@ pub(crate) const RECORD_MAX: usize = 128;
 /// First record of the manifest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Head {
-    /// Shape and hyper-parameters.
+    /// Shape and hyper-parameters. What [`ModelConfig::cache`] says is in the header instead.
+    #[serde(with = "WireConfig")]
     pub config: ModelConfig,
     /// Number of [`Section`] records that follow.
     pub sections: u16,
+}
+
+/// The fields of [`ModelConfig`] as version 1.0 wrote them, which no later one may change.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "ModelConfig")]
+struct WireConfig {
+    vocab: u32,
+    dim: u32,
+    layers: u32,
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    ffn: u32,
+    activation: Activation,
+    window: u32,
+    rope_log2_theta: f32,
+    norm_eps: f32,
+    norm_gain: bool,
+    tied: bool,
+    recursion: u32,
+    halting: bool,
+    halt_threshold: f32,
+    mem_dim: u32,
+    mem_gate: u32,
+    mem_layers: u64,
+    #[serde(skip)]
+    cache: CacheKind,
 }
 
 /// What a section holds.

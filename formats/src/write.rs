@@ -7,12 +7,13 @@ use alloc::vec::Vec;
 use serde::Serialize;
 
 use crate::codec::Codec;
-use crate::config::ModelConfig;
+use crate::config::{CacheKind, ModelConfig};
 use crate::error::{Error, Result};
 use crate::file::File;
-use crate::header::{ALIGN, Header, align_up, crc32};
+use crate::header::{ALIGN, FEATURE_CACHE_INT8, Header, MINOR, align_up, crc32};
 use crate::manifest::{Content, Head, RECORD_MAX, Section};
 use crate::role::Role;
+use crate::tools;
 
 /// Collects the parts of a file, in any order.
 #[derive(Clone, Debug)]
@@ -23,6 +24,7 @@ pub struct Writer {
     tokenizer: Vec<u8>,
     card: String,
     extras: BTreeMap<u32, Vec<u8>>,
+    tools: bool,
 }
 
 impl Writer {
@@ -35,6 +37,7 @@ impl Writer {
             tokenizer: Vec::new(),
             card: String::new(),
             extras: BTreeMap::new(),
+            tools: false,
         }
     }
 
@@ -49,6 +52,7 @@ impl Writer {
                 }
                 Content::Tokenizer => writer.tokenizer(bytes),
                 Content::Card => writer.card(file.card()),
+                Content::Extra { tag: tools::TAG } if file.tools().is_some() => writer.tools(bytes),
                 Content::Extra { tag } => writer.extra(tag, bytes),
             };
         }
@@ -92,6 +96,13 @@ impl Writer {
         self
     }
 
+    /// Sets the tool table (see [`crate::tools::to_bytes`]), which makes the file one of version 1.1.
+    #[must_use]
+    pub fn tools(mut self, table: impl Into<Vec<u8>>) -> Self {
+        self.tools = true;
+        self.extra(tools::TAG, table)
+    }
+
     /// The file. The same parts give the same bytes, in whatever order they were added.
     ///
     /// # Errors
@@ -104,11 +115,13 @@ impl Writer {
         let (sections, data) = self.lay_out()?;
         let count = u16::try_from(sections.len()).map_err(|_| Error::Layout)?;
         let mut manifest = Vec::new();
-        put(&mut manifest, &Head { config: self.config, sections: count })?;
+        put(&mut manifest, &Head { config: self.config.clone(), sections: count })?;
         for section in &sections {
             put(&mut manifest, section)?;
         }
-        let header = Header::new(&manifest, data.len() as u64)?;
+        let features = self.features();
+        let minor = if self.tools || features != 0 { MINOR } else { 0 };
+        let header = Header { minor, features, ..Header::new(&manifest, data.len() as u64)? };
         let mut out = Vec::with_capacity(header.data_offset as usize + data.len());
         out.extend(header.to_bytes());
         out.extend(manifest);
@@ -116,6 +129,14 @@ impl Writer {
         out.extend(data);
         File::parse(&out)?;
         Ok(out)
+    }
+
+    /// What a reader must understand.
+    fn features(&self) -> u32 {
+        match self.config.cache {
+            CacheKind::F32 => 0,
+            CacheKind::Int8 => FEATURE_CACHE_INT8,
+        }
     }
 
     /// Places the sections in file order.

@@ -10,7 +10,7 @@
 use std::path::PathBuf;
 
 use forge_formats::codec::encode::Simple;
-use forge_formats::config::Activation;
+use forge_formats::config::{Activation, CacheKind};
 use forge_runtime::testing::{Noise, random_model};
 use forge_runtime::{Model, ModelConfig};
 
@@ -88,6 +88,7 @@ fn plain() -> ModelConfig {
         mem_dim: 0,
         mem_gate: 0,
         mem_layers: 0,
+        cache: CacheKind::default(),
     }
 }
 

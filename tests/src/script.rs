@@ -6,7 +6,7 @@
 //! may therefore occur only once.
 
 use forge_formats::codec::encode::{Simple, encode};
-use forge_formats::config::Activation;
+use forge_formats::config::{Activation, CacheKind};
 use forge_formats::tokenizer::{SpecialKind, TokenizerTable};
 use forge_formats::write::Writer;
 use forge_formats::{ModelConfig, Role};
@@ -56,6 +56,7 @@ pub fn file() -> Vec<u8> {
         mem_dim: 0,
         mem_gate: 0,
         mem_layers: 0,
+        cache: CacheKind::default(),
     };
     let tokenizer = random_tokenizer(VOCAB, 1);
     let script = script(&TokenizerTable::parse(&tokenizer).expect("a valid table"));

@@ -12,6 +12,8 @@ pub(crate) struct Speeds {
     pub prefill: Vec<f64>,
     /// [`TOKENS`] tokens read one by one from an empty context, logits of each.
     pub decode: Vec<f64>,
+    /// Threads that took part, where the runtime chose fewer than it might.
+    pub threads: Option<usize>,
 }
 
 impl Speeds {
@@ -19,6 +21,7 @@ impl Speeds {
     pub(crate) fn extend(&mut self, other: Self) {
         self.prefill.extend(other.prefill);
         self.decode.extend(other.decode);
+        self.threads = other.threads;
     }
 }
 

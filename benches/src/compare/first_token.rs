@@ -7,12 +7,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use forge_runtime::{Model, Session, Workspace};
+use forge_runtime::{Model, Options, Session, Workspace};
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
-/// The first argument of such a process.
-pub(crate) const COMMAND: &str = "first-token";
+/// The first argument of such a process; the second is the model's path.
+pub(crate) const COMMANDS: [&str; 2] = ["first-token", "first-token-prepared"];
 
 /// What it prints: microseconds from the start of `main`, one after another, and bytes.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -31,11 +31,11 @@ pub(crate) struct FirstToken {
     pub peak_bytes: Option<usize>,
 }
 
-/// Runs it; the last argument is the model's path.
+/// Runs it on the model at `path`, with its weights laid out for this machine first or as they lie in the file.
 ///
 /// # Errors
 /// When the file cannot be mapped, is no model, or a checksum is wrong.
-pub(crate) fn run(path: &Path) -> Result<()> {
+pub(crate) fn run(path: &Path, prepare: bool) -> Result<()> {
     let start = Instant::now();
     let elapsed = || start.elapsed().as_secs_f64() * 1e6;
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
@@ -44,12 +44,16 @@ pub(crate) fn run(path: &Path) -> Result<()> {
     let model = Model::parse(&bytes)?;
     model.file().verify()?;
     let checked_us = elapsed();
-    let mut workspace = Workspace::new(&model);
-    let mut session = Session::new(&model, workspace.bytes())?;
+    let mut memory = Workspace::of(if prepare { model.prepared_bytes() } else { 0 });
+    let options = Options::default();
+    let options = if prepare { options.prepared(memory.prepare(&model)?) } else { options };
+    let mut workspace = Workspace::with(&model, &options);
+    let mut session = Session::with(&model, &options, workspace.bytes())?;
     let ready_us = elapsed();
     std::hint::black_box(session.step(1)?);
     let first_token_us = elapsed();
-    let (file_bytes, workspace_bytes, peak_bytes) = (bytes.len(), model.workspace(), peak());
+    let lent = model.workspace_for(&options) + if prepare { model.prepared_bytes() } else { 0 };
+    let (file_bytes, workspace_bytes, peak_bytes) = (bytes.len(), lent, peak());
     let result = FirstToken { checked_us, ready_us, first_token_us, file_bytes, workspace_bytes, peak_bytes };
     println!("{}", serde_json::to_string(&result)?);
     Ok(())

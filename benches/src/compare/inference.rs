@@ -30,6 +30,9 @@ pub(crate) struct Options {
     /// Runs a turn
     #[arg(long, default_value_t = 3)]
     repetitions: usize,
+    /// Our kernels to compare: best, portable, sse41, avx2, avx512 …; those of other machines are left out
+    #[arg(long, value_delimiter = ',', default_value = "best,avx2")]
+    isa: Vec<String>,
     #[command(flatten)]
     peers: Peers,
 }
@@ -43,6 +46,8 @@ pub(crate) struct Entry {
     pub ours: bool,
     /// The instruction set of `floor`.
     pub isa: String,
+    /// Threads that took part, where it is told.
+    pub threads: Option<usize>,
     /// Tokens a second of generating.
     pub decode: Option<Summary>,
     /// Tokens a second of reading a prompt.
@@ -153,7 +158,7 @@ fn table(options: &Options, shape: &Shape, threads: usize, file: &[u8], peers: &
     let bandwidth = read_bandwidth(working_set as usize, threads);
     let units = Unit::all().into_iter().map(|unit| (unit.isa(), int8_peak(unit, threads).max));
     let peaks: Vec<(&'static str, f64)> = units.collect();
-    let ours = Ours::all(file).into_iter().map(|o| Turn::new(o, true));
+    let ours = Ours::all(file, &options.isa)?.into_iter().map(|o| Turn::new(o, true));
     let others = peers.iter().filter(|p| p.shape() == *shape).map(|p| Turn::new(p.clone(), false));
     let mut turns: Vec<Turn<'_>> = ours.chain(others).collect();
     for _ in 0..options.rounds {
@@ -184,6 +189,7 @@ fn entry(turn: &Turn<'_>, isa: &str, floor: Floor, best: (Option<f64>, Option<f6
     Entry {
         label: turn.contestant.label().to_owned(),
         ours: turn.ours,
+        threads: turn.speeds.threads,
         isa: isa.to_owned(),
         decode_over_best_peer: over(decode, best.0),
         prefill_over_best_peer: over(prefill, best.1),
@@ -215,7 +221,7 @@ mod tests {
                 bail!("worn out");
             }
             self.1 -= 1;
-            Ok(Speeds { prefill: Vec::new(), decode: vec![self.0; repetitions] })
+            Ok(Speeds { decode: vec![self.0; repetitions], ..Speeds::default() })
         }
     }
 

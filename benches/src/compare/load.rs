@@ -72,7 +72,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let status =
             Command::new(std::env::current_exe()?).arg("write-model").arg(name).arg(&path).status()?;
         ensure!(status.success(), "cannot write the model {name}");
-        programs.push(Program::ours(name, path));
+        let [in_place, prepared] = first_token::COMMANDS;
+        programs.push(Program::ours("forge, weights in place", in_place, name, path.clone()));
+        programs.push(Program::ours("forge, weights prepared", prepared, name, path));
     }
     programs.extend(peers.iter().filter_map(Program::peer));
     for _ in 0..options.processes {
@@ -115,14 +117,14 @@ impl Program {
         Self { label, shape, command, file_bytes, process_us, inside, peaks, ours: false }
     }
 
-    fn ours(shape: &str, file: PathBuf) -> Self {
+    fn ours(label: &str, task: &'static str, shape: &str, file: PathBuf) -> Self {
         let path = file.clone();
         let command = move || {
             let mut command = Command::new(std::env::current_exe()?);
-            command.arg(first_token::COMMAND).arg(&path);
+            command.arg(task).arg(&path);
             Ok(command)
         };
-        Self { ours: true, ..Self::new("forge", shape, &file, Box::new(command)) }
+        Self { ours: true, ..Self::new(label, shape, &file, Box::new(command)) }
     }
 
     fn peer(peer: &Peer) -> Option<Self> {

@@ -91,7 +91,7 @@ impl Peer {
             let said = String::from_utf8_lossy(&output.stderr);
             tokens_a_second(&said).with_context(|| format!("{} does not report its speed", self.label))
         };
-        Ok(Speeds { prefill: Vec::new(), decode: (0..repetitions).map(one).collect::<Result<_>>()? })
+        Ok(Speeds { decode: (0..repetitions).map(one).collect::<Result<_>>()?, ..Speeds::default() })
     }
 }
 
@@ -178,7 +178,7 @@ fn llama_bench_speeds(json: &[u8]) -> Result<Speeds> {
         let record = records.iter().find(|r| r.n_prompt == prompt && r.n_gen == generated);
         record.map(|r| r.samples_ts.clone()).context("llama-bench left a run out")
     };
-    Ok(Speeds { prefill: of(TOKENS, 0)?, decode: of(0, TOKENS)? })
+    Ok(Speeds { prefill: of(TOKENS, 0)?, decode: of(0, TOKENS)?, threads: None })
 }
 
 /// The number after the last `tok/s` and its `:` or `=` in what a program says.
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(tokens_a_second("no speed"), None);
         let json = br#"[{"n_prompt":128,"n_gen":0,"samples_ts":[9.0,8.0]},{"n_prompt":0,"n_gen":128,"samples_ts":[2.5]}]"#;
         let speeds = llama_bench_speeds(json).expect("both runs are there");
-        assert_eq!(speeds, Speeds { prefill: vec![9.0, 8.0], decode: vec![2.5] });
+        assert_eq!(speeds, Speeds { prefill: vec![9.0, 8.0], decode: vec![2.5], threads: None });
         assert!(llama_bench_speeds(br#"[{"n_prompt":128,"n_gen":0,"samples_ts":[9.0]}]"#).is_err());
     }
 

@@ -36,10 +36,11 @@ fn table(out: &mut String, t: &Table) -> std::fmt::Result {
         "  {:<34} {:>24} {:>7} {:>9} {:>9} {:>24} {:>7} {:>8}",
         "", "decode tok/s", "× peer", "floor µs", "of floor", "prefill tok/s", "× peer", "of peak"
     )?;
-    t.entries.iter().try_for_each(|e| line(out, e))
+    t.entries.iter().try_for_each(|e| line(out, e, t.threads))
 }
 
-fn line(out: &mut String, e: &Entry) -> std::fmt::Result {
+fn line(out: &mut String, e: &Entry, threads: usize) -> std::fmt::Result {
+    let chosen = e.threads.filter(|t| *t != threads).map(|t| format!(" ({t} used)")).unwrap_or_default();
     if let Some(error) = &e.error {
         writeln!(out, "  {:<34} {error}", e.label)?;
     }
@@ -49,7 +50,7 @@ fn line(out: &mut String, e: &Entry) -> std::fmt::Result {
     writeln!(
         out,
         "  {:<34} {:>24} {:>7} {:>9.1} {:>9} {:>24} {:>7} {:>8}",
-        e.label,
+        e.label.clone() + &chosen,
         speed(e.decode),
         ratio(e.decode_over_best_peer),
         e.floor.decode_us(),

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use forge_formats::ModelConfig;
-use forge_formats::config::Activation;
+use forge_formats::config::{Activation, CacheKind};
 
 /// A model's sizes: multi-head attention, SwiGLU, tied embedding, neither recursion nor memory, so that every other
 /// runtime can run it too.
@@ -77,6 +77,7 @@ impl Shape {
             mem_dim: 0,
             mem_gate: 0,
             mem_layers: 0,
+            cache: CacheKind::default(),
         }
     }
 

@@ -1,44 +1,135 @@
-//! Linear maps. The portable kernels define the result; others must agree with them to the last bit.
+//! The arithmetic of a model, one table of functions for each instruction set.
+//!
+//! | table | where | integer products |
+//! |---|---|---|
+//! | [`PORTABLE`] | everywhere; the definition | rows as they lie in the file |
+//! | `sse41` | x86-64 | panels, 128 bits |
+//! | `avx2` | x86-64 | panels, 256 bits |
+//! | `avx512` | x86-64 with VNNI | panels, 512 bits |
+//!
+//! With `std` the best table is found at run time, without it by the features the crate is compiled for. All tables
+//! give the same bits: float operations are written once ([`generic`]) and compiled for each instruction set, integer
+//! products are exact in any order.
+#![deny(unsafe_code)]
 
+mod dispatch;
+pub(crate) mod generic;
+mod panels;
 pub mod portable;
-mod quantise;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
-pub use quantise::{QUANTISED_PADDING, Quantised};
+pub(crate) use generic::Meta;
+pub(crate) use panels::{PANEL_ROWS, Panels, VECTOR, pack_panel, panel_vectors};
+
+use core::fmt;
 
 use forge_formats::Matrix;
-use forge_formats::codec::Codec;
+use generic::{HeadF32, HeadInt8};
 
-/// Room a linear map works in.
-#[derive(Debug)]
-pub struct Scratch<'s> {
-    /// One decoded row: at least as many elements as the widest matrix has columns.
-    pub row: &'s mut [f32],
-    /// The quantised input: as many elements, plus [`QUANTISED_PADDING`].
-    pub quantised: &'s mut [i16],
+/// A table of functions for one instruction set.
+pub struct Kernels {
+    pub(crate) name: &'static str,
+    pub(crate) floats: Floats,
+    /// Products over panels; without them integer matrices are multiplied row by row, as they lie in the file.
+    pub(crate) panels: Option<Products>,
 }
 
-/// `y = W x` as `docs/numerics.md` §2 has it. `x` holds `w.cols()` elements and `y` takes `w.rows()`; rows or
-/// elements that a shorter slice lacks are left out.
-pub fn linear(w: &Matrix<'_>, x: &[f32], y: &mut [f32], scratch: &mut Scratch<'_>) {
-    match w.codec() {
-        Codec::F32 => portable::gemv_f32(w, x, y),
-        Codec::F16 => portable::gemv_f16(w, x, y),
-        Codec::Int8Row => quantised(x, y, scratch, |q, y| portable::gemv_int8(w, q, y)),
-        Codec::Ternary2b => quantised(x, y, scratch, |q, y| portable::gemv_ternary_2b(w, q, y)),
-        Codec::Ternary5x8 => quantised(x, y, scratch, |q, y| portable::gemv_ternary_5x8(w, q, y)),
-        Codec::SeedLm(_) | Codec::Vptq(_) | Codec::Hyper(_) => portable::gemv_decoded(w, x, y, scratch.row),
+/// Float operations; see [`generic`] for each.
+#[derive(Clone, Copy)]
+pub(crate) struct Floats {
+    pub(crate) norm: fn(&[f32], f32, &mut [f32]),
+    pub(crate) norm_in_place: fn(&mut [f32], f32),
+    pub(crate) norm_gained: fn(&[f32], &[f32], f32, &mut [f32]),
+    pub(crate) quantise: fn(&[f32], &mut [i8]) -> Meta,
+    pub(crate) rotate: fn(&mut [f32], &[f32]),
+    pub(crate) attend: fn(&HeadF32<'_>, &[f32], f32, &mut [f32], &mut [f32]),
+    pub(crate) attend_int8: fn(&HeadInt8<'_>, &[f32], f32, &mut [f32], &mut [f32]),
+    pub(crate) store_int8: fn(&[f32], &mut [i8]) -> f32,
+    pub(crate) swiglu: fn(&[f32], &[f32], &mut [f32]),
+    pub(crate) relu2: fn(&[f32], &[f32], &mut [f32]),
+    pub(crate) add: fn(&mut [f32], &[f32]),
+    pub(crate) remember: fn(&mut [f32], &[f32], &[f32], &[f32]),
+    pub(crate) blend: fn(&mut [f32], &[f32], &[f32]),
+    pub(crate) float_rows: fn(&Matrix<'_>, &[f32], usize, &mut [f32], &mut Outputs<'_>),
+}
+
+/// Integer products of panels with any number of inputs.
+#[derive(Clone, Copy)]
+pub(crate) struct Products {
+    pub(crate) ternary: Product,
+    pub(crate) int8: Product,
+}
+
+/// `y[t][r] = (Σ w[r]·q[t]) · (inverse[t] · scale[r])` for every row of the panels.
+pub(crate) type Product = fn(&Panels<'_>, &Inputs<'_>, &mut Outputs<'_>);
+
+/// Quantised inputs, one every `stride` integers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Inputs<'q> {
+    /// Zero beyond an input's last element; `stride` is a multiple of [`VECTOR`].
+    pub(crate) q: &'q [i8],
+    pub(crate) stride: usize,
+    /// One for each input.
+    pub(crate) meta: &'q [Meta],
+}
+
+impl<'q> Inputs<'q> {
+    /// The integers of input `t`, in pieces of `N`.
+    #[inline(always)]
+    pub(crate) fn pieces<const N: usize>(&self, t: usize) -> &'q [[i8; N]] {
+        let row = self.q.get(t * self.stride..).and_then(|q| q.get(..self.stride));
+        row.unwrap_or(&[]).as_chunks().0
     }
 }
 
-/// Calls a kernel with the quantised input; without, when the input is zero and so is the product.
-fn quantised<const G: usize>(
-    x: &[f32],
-    y: &mut [f32],
-    scratch: &mut Scratch<'_>,
-    kernel: impl FnOnce(&Quantised<'_, G>, &mut [f32]),
-) {
-    match Quantised::new(x, scratch.quantised) {
-        Some(q) => kernel(&q, y),
-        None => y.fill(0.0),
+/// Results, those of one input every `stride` places.
+#[derive(Debug)]
+pub(crate) struct Outputs<'y> {
+    /// Room for `stride` results of each input.
+    pub(crate) y: &'y mut [f32],
+    pub(crate) stride: usize,
+}
+
+impl Outputs<'_> {
+    /// Result `r` of every input.
+    #[inline(always)]
+    pub(crate) fn column(&mut self, r: usize) -> impl Iterator<Item = &mut f32> {
+        self.y.iter_mut().skip(r).step_by(self.stride.max(1))
+    }
+
+    /// The results of the sixteen rows from `r` on, of input `t`.
+    #[inline(always)]
+    pub(crate) fn panel(&mut self, t: usize, r: usize) -> Option<&mut [f32; PANEL_ROWS]> {
+        self.y.get_mut(t * self.stride + r..)?.first_chunk_mut()
+    }
+}
+
+/// The table every other agrees with, to the last bit.
+pub static PORTABLE: Kernels = portable::TABLE;
+
+impl Kernels {
+    /// The best table for this machine: looked up at run time with `std`, else by the features compiled for.
+    pub fn best() -> &'static Kernels {
+        Self::all().last().unwrap_or(&PORTABLE)
+    }
+
+    /// Every table this machine can run, the best last.
+    pub fn all() -> impl Iterator<Item = &'static Kernels> {
+        let portable = core::iter::once(&PORTABLE);
+        #[cfg(target_arch = "x86_64")]
+        let portable = portable.chain(x86::available());
+        portable
+    }
+
+    /// The instruction set: `portable`, `avx2` …
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+impl fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Kernels({})", self.name)
     }
 }

@@ -4,7 +4,7 @@
 //! function's measured error against `f64` is stated at the function and asserted by the tests below.
 
 /// `1.5 · 2²³`: added to a small number it leaves no room for a fraction, so that the addition rounds.
-const ROUNDER: f32 = 12_582_912.0;
+pub(crate) const ROUNDER: f32 = 12_582_912.0;
 /// log₂ e.
 const LOG2_E: f32 = core::f32::consts::LOG2_E;
 /// ln 2 in two parts; the first has so few bits that its product with an exponent is exact (Cody & Waite).

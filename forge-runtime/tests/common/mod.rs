@@ -5,7 +5,7 @@ pub(crate) mod reference;
 
 use forge_formats::ModelConfig;
 use forge_formats::codec::encode::Simple;
-use forge_formats::config::Activation;
+use forge_formats::config::{Activation, CacheKind};
 use forge_runtime::testing::Noise;
 use forge_runtime::{Model, Session, Workspace};
 
@@ -35,6 +35,7 @@ pub(crate) fn plain() -> ModelConfig {
         mem_dim: 0,
         mem_gate: 0,
         mem_layers: 0,
+        cache: CacheKind::default(),
     }
 }
 
@@ -65,6 +66,7 @@ pub(crate) fn random_config(noise: &mut Noise) -> ModelConfig {
         mem_dim: if memory { 1 + noise.below(40) as u32 } else { 0 },
         mem_gate: if memory { 1 + noise.below(40) as u32 } else { 0 },
         mem_layers: if memory { noise.next_u64() & ((1 << layers) - 1) } else { 0 },
+        cache: CacheKind::default(),
         ..plain()
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use forge_formats::config::ModelConfig;
 use forge_formats::file::File;
 use forge_formats::manifest::{Content, Section};
+use forge_runtime::Options;
 use forge_train::error::{Error, Result};
 use forge_train::pipeline::artifact::sha256_hex;
 use forge_train::pipeline::table::{Align, bytes as size, count, layout};
@@ -36,7 +37,8 @@ pub(crate) struct Args {
 pub(crate) fn main(args: &Args) -> Outcome {
     let bytes = model::read(&args.model)?;
     let model = model::parse(&args.model, &bytes)?;
-    let facts = Facts { bytes: &bytes, file: model.file(), workspace: model.workspace() };
+    let facts =
+        Facts { bytes: &bytes, file: model.file(), workspace: model.workspace_for(&Options::device()) };
     if args.json { print_json(&facts.document()?) } else { print(&facts.text(args.tensors)) }
 }
 

@@ -1,5 +1,5 @@
 use forge_formats::codec::encode::Simple;
-use forge_formats::config::{Activation, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, ModelConfig};
 use forge_formats::write::Writer;
 use forge_formats::{File, Role};
 use forge_runtime::testing::random_model;
@@ -28,6 +28,7 @@ fn config() -> ModelConfig {
         mem_dim: 0,
         mem_gate: 0,
         mem_layers: 0,
+        cache: CacheKind::default(),
     }
 }
 

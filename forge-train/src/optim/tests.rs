@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var};
-use forge_formats::config::{Activation, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, ModelConfig};
 use forge_formats::role::Role;
 
 use super::*;
@@ -30,6 +30,7 @@ fn model() -> ModelConfig {
         mem_dim: 0,
         mem_gate: 0,
         mem_layers: 0,
+        cache: CacheKind::default(),
     }
 }
 

@@ -4,7 +4,7 @@
 use forge_formats::codec::bitstream::BitWriter;
 use forge_formats::codec::encode::{Simple, encode};
 use forge_formats::codec::{Codec, HyperParams, SeedLmParams, VptqParams, hyper};
-use forge_formats::config::{Activation, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, ModelConfig};
 use forge_formats::file::File;
 use forge_formats::header::{ALIGN, HEADER_LEN, Header, crc32};
 use forge_formats::manifest::{Content, Head, Section};
@@ -51,6 +51,7 @@ pub fn plain_config() -> ModelConfig {
         mem_dim: 0,
         mem_gate: 0,
         mem_layers: 0,
+        cache: CacheKind::default(),
     }
 }
 

@@ -2,8 +2,7 @@
 
 use forge_formats::Matrix;
 
-use super::{Row, for_rows, total_of};
-use crate::kernels::Quantised;
+use super::{Quantised, Row, for_rows, total_of};
 use crate::math::LANES;
 
 /// `Int8Row` matrix.

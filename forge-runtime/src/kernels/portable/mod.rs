@@ -3,18 +3,41 @@
 //! Each multiplies row by row in a function of its own that is not inlined: inlined into the loop over rows, the
 //! compiler tries to vectorise across rows and makes it many times slower.
 
-mod float;
+#![forbid(unsafe_code)]
+
 mod int8;
+mod quantise;
 mod ternary;
 
-pub use float::{gemv_decoded, gemv_f16, gemv_f32};
 pub use int8::gemv_int8;
+pub use quantise::{QUANTISED_PADDING, Quantised};
 pub use ternary::{gemv_ternary_2b, gemv_ternary_5x8};
 
 use forge_formats::Matrix;
 
-use super::Quantised;
+use super::{Floats, Kernels, generic};
 use crate::math::{LANES, widen_f16};
+
+pub(super) const TABLE: Kernels = Kernels {
+    name: "portable",
+    floats: Floats {
+        norm: generic::norm,
+        norm_in_place: generic::norm_in_place,
+        norm_gained: generic::norm_gained,
+        quantise: generic::quantise,
+        rotate: generic::rotate,
+        attend: generic::attend,
+        attend_int8: generic::attend_int8,
+        store_int8: generic::store_int8,
+        swiglu: generic::swiglu,
+        relu2: generic::relu2,
+        add: generic::add,
+        remember: generic::remember,
+        blend: generic::blend,
+        float_rows: generic::float_rows,
+    },
+    panels: None,
+};
 
 /// A packed row in pieces of sixteen bytes.
 #[derive(Clone, Copy)]

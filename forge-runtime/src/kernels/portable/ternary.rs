@@ -5,8 +5,7 @@
 
 use forge_formats::Matrix;
 
-use super::{Row, for_rows, total_of};
-use crate::kernels::Quantised;
+use super::{Quantised, Row, for_rows, total_of};
 use crate::math::LANES;
 
 /// Pieces whose products (at most `5 · 2 · 127` a lane and piece) fit in an `i16`, with one more for the tail.

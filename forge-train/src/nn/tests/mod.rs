@@ -7,7 +7,7 @@ mod reference;
 mod training;
 
 use candle_core::{Device, Tensor};
-use forge_formats::config::{Activation, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, ModelConfig};
 
 use super::{Network, Precision};
 use crate::rng::Rng;
@@ -35,6 +35,7 @@ fn small() -> ModelConfig {
         mem_dim: 8,
         mem_gate: 12,
         mem_layers: 0b10,
+        cache: CacheKind::default(),
     }
 }
 

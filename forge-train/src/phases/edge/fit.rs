@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Device;
 use forge_formats::role::Role;
-use forge_runtime::Model;
+use forge_runtime::{Model, Options};
 
 use crate::data::{Example, Sequence, Slice, System, encode};
 use crate::engine::emit::ternary_int8;
@@ -106,7 +106,7 @@ fn decide(
     (parent, before): (Weights, Emitted),
     (student, after): (Weights, Emitted),
 ) -> Result<PhaseOutput> {
-    let workspace = Model::parse(&after.bytes)?.workspace();
+    let workspace = Model::parse(&after.bytes)?.workspace_for(&Options::device());
     let misfit = profile.fits(after.bytes.len() as u64, workspace as u64).err();
     let kept = common::retention(&before.report, &after.report);
     let smaller = after.bytes.len() <= before.bytes.len();

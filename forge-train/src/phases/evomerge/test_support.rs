@@ -1,6 +1,6 @@
 //! Small models for the tests of this phase.
 
-use forge_formats::config::{Activation, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, ModelConfig};
 
 use crate::weights::Weights;
 
@@ -26,6 +26,7 @@ pub(crate) fn config() -> ModelConfig {
         mem_dim: 8,
         mem_gate: 4,
         mem_layers: 1,
+        cache: CacheKind::default(),
     }
 }
 

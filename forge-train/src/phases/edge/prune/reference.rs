@@ -1,7 +1,7 @@
 //! A plain f64 forward pass of docs/numerics.md (float weights, no halting) with channels that can be masked:
 //! the independent judge of pruning, for tests only.
 
-use forge_formats::config::{Activation, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, ModelConfig};
 use forge_formats::role::Role;
 
 use crate::rng::Rng;
@@ -29,6 +29,7 @@ pub(super) fn config() -> ModelConfig {
         mem_dim: 8,
         mem_gate: 4,
         mem_layers: 0b101,
+        cache: CacheKind::default(),
     }
 }
 

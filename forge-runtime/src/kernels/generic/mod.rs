@@ -1,0 +1,15 @@
+//! Float operations, each written once. Every instruction set compiles these bodies with its own features
+//! (`super::dispatch`); vectorising changes no result, since every lane does what `docs/numerics.md` says.
+#![forbid(unsafe_code)]
+
+mod attend;
+mod attend_int8;
+mod elementwise;
+mod quantise;
+mod rows;
+
+pub(crate) use attend::{HeadF32, attend};
+pub(crate) use attend_int8::{HeadInt8, attend_int8, store_int8};
+pub(crate) use elementwise::{add, blend, norm, norm_gained, norm_in_place, relu2, remember, rotate, swiglu};
+pub(crate) use quantise::{Meta, quantise};
+pub(crate) use rows::float_rows;

@@ -1,0 +1,142 @@
+//! Linear maps of a block of inputs (`docs/numerics.md` §2).
+#![forbid(unsafe_code)]
+
+use core::ops::Range;
+
+use forge_formats::Matrix;
+use forge_formats::codec::Codec;
+
+use crate::kernels::portable::{self, Quantised};
+use crate::kernels::{Inputs, Kernels, Meta, Outputs, PANEL_ROWS, Panels, VECTOR, pack_panel, panel_vectors};
+
+/// A matrix as it lies in the file, and laid out in panels when it has been prepared.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weights<'w> {
+    pub(crate) matrix: Matrix<'w>,
+    pub(crate) panels: Option<Panels<'w>>,
+}
+
+impl<'w> Weights<'w> {
+    /// Some of the rows; the range begins at a multiple of [`PANEL_ROWS`].
+    pub(crate) fn rows(&self, rows: Range<usize>) -> Option<Weights<'w>> {
+        let panels = |p: Panels<'w>| p.slice(rows.start / PANEL_ROWS, rows.len().div_ceil(PANEL_ROWS));
+        Some(Weights { matrix: self.matrix.slice_rows(rows.clone())?, panels: self.panels.map(panels) })
+    }
+}
+
+/// Inputs of a linear map: `n` vectors, one every `stride` elements.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Vectors<'x> {
+    pub(crate) x: &'x [f32],
+    pub(crate) stride: usize,
+    pub(crate) n: usize,
+}
+
+impl<'x> Vectors<'x> {
+    /// The first `len` elements of vector `t`.
+    #[inline(always)]
+    pub(crate) fn get(&self, t: usize, len: usize) -> &'x [f32] {
+        self.x.get(t * self.stride..).and_then(|x| x.get(..len)).unwrap_or(&[])
+    }
+}
+
+/// Room a linear map works in.
+#[derive(Debug)]
+pub(crate) struct Scratch<'s> {
+    /// One decoded row.
+    pub(crate) row: &'s mut [f32],
+    /// Quantised inputs; see [`quantised_words`].
+    pub(crate) quantised: &'s mut [u32],
+    /// One a vector.
+    pub(crate) meta: &'s mut [Meta],
+    /// One panel, for weights that have not been prepared; see [`tile_vectors`].
+    pub(crate) tile: &'s mut [[u8; VECTOR]],
+}
+
+/// Words of [`Scratch::quantised`] that inputs of at most `widest` elements need, `n` of them at a time.
+pub(crate) fn quantised_words(kernels: &Kernels, widest: usize, n: usize) -> usize {
+    match kernels.panels {
+        Some(_) => widest.next_multiple_of(VECTOR) / 4 * n,
+        None => (widest + portable::QUANTISED_PADDING).div_ceil(2),
+    }
+}
+
+/// Vectors of [`Scratch::tile`] that a matrix needs.
+pub(crate) fn tile_vectors(kernels: &Kernels, codec: Codec, cols: usize) -> usize {
+    kernels.panels.map_or(0, |_| panel_vectors(codec, cols))
+}
+
+/// `y = W x` of every vector. `out` has room for the rows rounded up to [`PANEL_ROWS`].
+pub(crate) fn linear(
+    kernels: &Kernels,
+    w: &Weights<'_>,
+    xs: Vectors<'_>,
+    out: &mut Outputs<'_>,
+    scratch: &mut Scratch<'_>,
+) {
+    let cols = w.matrix.cols();
+    if !w.matrix.codec().is_integer() {
+        (kernels.floats.float_rows)(&w.matrix, xs.x, xs.stride, scratch.row, out);
+        return;
+    }
+    let Some(products) = kernels.panels else {
+        by_rows(&w.matrix, xs, out, scratch);
+        return;
+    };
+    let product = if w.matrix.codec() == Codec::Int8Row { products.int8 } else { products.ternary };
+    let stride = cols.next_multiple_of(VECTOR);
+    let quantised: &mut [i8] = bytemuck::cast_slice_mut(scratch.quantised);
+    for (t, meta) in scratch.meta.iter_mut().enumerate().take(xs.n) {
+        let q = quantised.get_mut(t * stride..).and_then(|q| q.get_mut(..stride)).unwrap_or(&mut []);
+        *meta = (kernels.floats.quantise)(xs.get(t, cols), q);
+    }
+    let inputs = Inputs { q: quantised, stride, meta: scratch.meta.get(..xs.n).unwrap_or(&[]) };
+    match &w.panels {
+        Some(panels) => product(panels, &inputs, out),
+        None => by_tiles(product, &w.matrix, &inputs, out, scratch.tile),
+    }
+}
+
+/// Sixteen rows at a time are laid out as a panel and multiplied with every input.
+fn by_tiles(
+    product: crate::kernels::Product,
+    w: &Matrix<'_>,
+    inputs: &Inputs<'_>,
+    out: &mut Outputs<'_>,
+    tile: &mut [[u8; VECTOR]],
+) {
+    let per_panel = panel_vectors(w.codec(), w.cols());
+    let tile = tile.get_mut(..per_panel).unwrap_or(&mut []);
+    for first in (0..w.rows()).step_by(PANEL_ROWS) {
+        pack_panel(w, first, tile);
+        let y = out.y.get_mut(first..).unwrap_or(&mut []);
+        product(&Panels { vectors: tile, per_panel }, inputs, &mut Outputs { y, stride: out.stride });
+    }
+}
+
+/// Row by row from the file, an input at a time.
+fn by_rows(w: &Matrix<'_>, xs: Vectors<'_>, out: &mut Outputs<'_>, scratch: &mut Scratch<'_>) {
+    let buffer: &mut [i16] = bytemuck::cast_slice_mut(scratch.quantised);
+    for t in 0..xs.n {
+        let x = xs.get(t, w.cols());
+        let y = out.y.get_mut(t * out.stride..).and_then(|y| y.get_mut(..w.rows())).unwrap_or(&mut []);
+        match w.codec() {
+            Codec::Int8Row => quantised(x, y, buffer, |q, y| portable::gemv_int8(w, q, y)),
+            Codec::Ternary5x8 => quantised(x, y, buffer, |q, y| portable::gemv_ternary_5x8(w, q, y)),
+            _ => quantised(x, y, buffer, |q, y| portable::gemv_ternary_2b(w, q, y)),
+        }
+    }
+}
+
+/// Calls a kernel with the quantised input; without, when the input is zero and so is the product.
+fn quantised<const G: usize>(
+    x: &[f32],
+    y: &mut [f32],
+    buffer: &mut [i16],
+    kernel: impl FnOnce(&Quantised<'_, G>, &mut [f32]),
+) {
+    match Quantised::new(x, buffer) {
+        Some(q) => kernel(&q, y),
+        None => y.fill(0.0),
+    }
+}
