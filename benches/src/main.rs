@@ -4,11 +4,11 @@ mod compare;
 mod limits;
 mod stats;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use compare::{first_token, load};
+use compare::load;
 
 /// Speed, memory and load time of the runtime
 #[derive(Debug, Parser)]
@@ -36,14 +36,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    // Before anything else is set up, whose time and memory would be measured too.
-    let first = arguments.next().unwrap_or_default();
-    let task = first_token::COMMANDS.iter().position(|c| first == *c);
-    let result = match (task, arguments.next()) {
-        (Some(prepare), Some(path)) => first_token::run(Path::new(&path), prepare == 1),
-        _ => run(Cli::parse().command),
-    };
+    let result = run(Cli::parse().command);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

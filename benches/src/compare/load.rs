@@ -9,7 +9,6 @@ use clap::Args;
 use serde::Serialize;
 
 use super::contestant::Contestant;
-use super::first_token::{self, FirstToken};
 use super::peer::Peer;
 use super::shape::Shape;
 use super::{Peers, ours};
@@ -17,6 +16,9 @@ use crate::stats::Summary;
 
 /// Peak memory may exceed file and workspace by so much: the program itself and the system's libraries.
 const ALLOWANCE: usize = 2_000_000;
+
+/// The program that maps a model and reads one token: `src/bin/first-token.rs`.
+const PROGRAM: &str = "first-token";
 
 /// Options of `compare load`.
 #[derive(Debug, Args)]
@@ -65,6 +67,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let folder = tempfile::tempdir().context("cannot make a folder for the models")?;
     let shared: Vec<Shape> = options.shapes.iter().filter_map(|name| Shape::named(name).ok()).collect();
     let peers = options.peers.find(&shared)?;
+    let program = first_token_program()?;
     let mut programs = Vec::new();
     for name in &options.shapes {
         let path = folder.path().join(format!("{name}.forge"));
@@ -72,9 +75,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let status =
             Command::new(std::env::current_exe()?).arg("write-model").arg(name).arg(&path).status()?;
         ensure!(status.success(), "cannot write the model {name}");
-        let [in_place, prepared] = first_token::COMMANDS;
-        programs.push(Program::ours("forge, weights in place", in_place, name, path.clone()));
-        programs.push(Program::ours("forge, weights prepared", prepared, name, path));
+        programs.push(Program::ours("forge, weights in place", name, vec![program.clone(), path.clone()]));
+        let prepare = PathBuf::from("prepare");
+        programs.push(Program::ours("forge, weights prepared", name, vec![program.clone(), path, prepare]));
     }
     programs.extend(peers.iter().filter_map(Program::peer));
     for _ in 0..options.processes {
@@ -97,11 +100,59 @@ pub(crate) fn write_model(name: &str, path: &Path) -> Result<()> {
     std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// Where the program is: built anew under `cargo run`, else beside this one. Without the system's shared libraries,
+/// if they can be linked in, as their pages would count.
+fn first_token_program() -> Result<PathBuf> {
+    if let (Some(cargo), Some(package)) = (std::env::var_os("CARGO"), std::env::var_os("CARGO_MANIFEST_DIR"))
+    {
+        let build = |how: &str, rest: &[&str]| {
+            let mut command = Command::new(&cargo);
+            command.current_dir(&package).args([how, "--quiet", "--release", "--bin", PROGRAM]).args(rest);
+            command.stdout(Stdio::null()).status().is_ok_and(|s| s.success())
+        };
+        let whole = ["--", "-C", "target-feature=+crt-static"];
+        ensure!(build("rustc", &whole) || build("build", &[]), "cannot build {PROGRAM}");
+    }
+    let beside =
+        std::env::current_exe()?.with_file_name(format!("{PROGRAM}{}", std::env::consts::EXE_SUFFIX));
+    ensure!(
+        beside.is_file(),
+        "there is no {}\n\nhint: cargo build --release -p forge-benches --bins",
+        beside.display()
+    );
+    Ok(beside)
+}
+
+/// What the program prints: microseconds from the start of its `main`, and bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct FirstToken {
+    checked_us: f64,
+    ready_us: f64,
+    first_token_us: f64,
+    lent_bytes: usize,
+    /// 0 where the system does not tell.
+    peak_bytes: usize,
+}
+
+impl FirstToken {
+    fn read(line: &str) -> Option<Self> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [checked, ready, first_token, _file, lent, peak] = words.try_into().ok()?;
+        Some(Self {
+            checked_us: checked.parse().ok()?,
+            ready_us: ready.parse().ok()?,
+            first_token_us: first_token.parse().ok()?,
+            lent_bytes: lent.parse().ok()?,
+            peak_bytes: peak.parse().ok()?,
+        })
+    }
+}
+
 /// A program that is started again and again, and what came of it.
 struct Program {
     label: String,
     shape: String,
-    command: Box<dyn Fn() -> Result<Command>>,
+    command: Box<dyn Fn() -> Option<Command>>,
     file_bytes: u64,
     process_us: Vec<f64>,
     inside: Vec<FirstToken>,
@@ -110,33 +161,34 @@ struct Program {
 }
 
 impl Program {
-    fn new(label: &str, shape: &str, file: &Path, command: Box<dyn Fn() -> Result<Command>>) -> Self {
+    fn new(label: &str, shape: &str, file: &Path, command: Box<dyn Fn() -> Option<Command>>) -> Self {
         let file_bytes = std::fs::metadata(file).map_or(0, |m| m.len());
         let (label, shape) = (label.to_owned(), shape.to_owned());
         let (process_us, inside, peaks) = (Vec::new(), Vec::new(), Vec::new());
         Self { label, shape, command, file_bytes, process_us, inside, peaks, ours: false }
     }
 
-    fn ours(label: &str, task: &'static str, shape: &str, file: PathBuf) -> Self {
-        let path = file.clone();
+    /// Ours, with program, model and option.
+    fn ours(label: &str, shape: &str, line: Vec<PathBuf>) -> Self {
+        let model = line.get(1).cloned().unwrap_or_default();
         let command = move || {
-            let mut command = Command::new(std::env::current_exe()?);
-            command.arg(task).arg(&path);
-            Ok(command)
+            let (program, arguments) = line.split_first()?;
+            let mut command = Command::new(program);
+            command.args(arguments);
+            Some(command)
         };
-        Self { ours: true, ..Self::new(label, shape, &file, Box::new(command)) }
+        Self { ours: true, ..Self::new(label, shape, &model, Box::new(command)) }
     }
 
     fn peer(peer: &Peer) -> Option<Self> {
         let (label, shape, owned) = (peer.label(), peer.shape().name, peer.clone());
         peer.first_token()?;
-        let command = move || owned.first_token().context("the peer does not tell when it has loaded");
-        Some(Self::new(label, shape, peer.model(), Box::new(command)))
+        Some(Self::new(label, shape, peer.model(), Box::new(move || owned.first_token())))
     }
 
     /// Starts it once.
     fn start(&mut self) -> Result<()> {
-        let mut command = (self.command)()?;
+        let mut command = (self.command)().context("there is no program to start")?;
         let start = Instant::now();
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let mut said = String::new();
@@ -147,8 +199,8 @@ impl Program {
         self.process_us.push(start.elapsed().as_secs_f64() * 1e6);
         ensure!(success, "{} on {} failed", self.label, self.shape);
         if self.ours {
-            let inside: FirstToken = serde_json::from_str(&said).context("the process does not report")?;
-            self.peaks.extend(inside.peak_bytes);
+            let inside = FirstToken::read(&said).context("the process does not report")?;
+            self.peaks.extend((inside.peak_bytes > 0).then_some(inside.peak_bytes));
             self.inside.push(inside);
         } else {
             self.peaks.extend(peak);
@@ -159,7 +211,7 @@ impl Program {
     fn entry(&self) -> Result<Entry> {
         let inside =
             |of: fn(&FirstToken) -> f64| Summary::of(&self.inside.iter().map(of).collect::<Vec<f64>>());
-        let workspace_bytes = self.inside.first().map(|i| i.workspace_bytes);
+        let workspace_bytes = self.inside.first().map(|i| i.lent_bytes);
         let peak_bytes = self.peaks.iter().copied().max();
         let beyond = |workspace: usize| Some(peak_bytes? as i64 - self.file_bytes as i64 - workspace as i64);
         let beyond_bytes = workspace_bytes.and_then(beyond);
@@ -211,8 +263,6 @@ mod system {
 
     use anyhow::{Result, bail};
 
-    use crate::compare::first_token::peak;
-
     /// Waits for a child's end: whether it succeeded, and its peak memory. The system counts from the parent's peak
     /// (a child begins as its copy), so a figure not above that says nothing.
     pub(super) fn wait(child: Child) -> Result<(bool, Option<usize>)> {
@@ -228,7 +278,18 @@ mod system {
         // Kilobytes on Linux, bytes on macOS.
         let unit = if cfg!(target_os = "macos") { 1 } else { 1 << 10 };
         let bytes = usize::try_from(usage.ru_maxrss).ok().map(|m| m * unit);
-        Ok((success, bytes.filter(|b| *b > peak().unwrap_or(usize::MAX))))
+        Ok((success, bytes.filter(|b| *b > own_peak(unit))))
+    }
+
+    /// The most memory this process has had.
+    fn own_peak(unit: usize) -> usize {
+        // SAFETY: all zero is a valid `rusage`, which is plain numbers.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: the pointer is to a live variable of the type the call fills in.
+        match unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) } {
+            0 => usize::try_from(usage.ru_maxrss).map_or(usize::MAX, |m| m * unit),
+            _ => usize::MAX,
+        }
     }
 }
 
@@ -241,5 +302,23 @@ mod system {
     /// Waits for a child's end: whether it succeeded, and no memory, which is not told.
     pub(super) fn wait(mut child: Child) -> Result<(bool, Option<usize>)> {
         Ok((child.wait()?.success(), None))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_read_and_half_of_one_is_not() {
+        let report = FirstToken {
+            checked_us: 1.5,
+            ready_us: 2.0,
+            first_token_us: 3.25,
+            lent_bytes: 200,
+            peak_bytes: 0,
+        };
+        assert_eq!(FirstToken::read("1.5 2 3.25 100 200 0\n"), Some(report));
+        assert_eq!(FirstToken::read("1.5 2 3.25 100\n"), None);
     }
 }

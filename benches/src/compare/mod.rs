@@ -1,7 +1,6 @@
 //! Comparisons with other runtimes, on random models of the same shapes.
 
 mod contestant;
-pub(crate) mod first_token;
 mod gguf;
 mod inference;
 mod install;
