@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use compare::load;
 
 /// Speed, memory and load time of the runtime
 #[derive(Debug, Parser)]
@@ -26,11 +25,10 @@ enum Command {
     /// Measure what this machine can read and multiply at most
     Limits,
     /// Write a random model of a shape
-    #[command(hide = true)]
     WriteModel {
-        /// Name of the shape
+        /// Name of the shape, or `device`
         shape: String,
-        /// Where to
+        /// Where to: a file of ours, or 16-bit weights for other runtimes' quantisers if its name ends in .gguf
         path: PathBuf,
     },
 }
@@ -53,7 +51,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             print_limits();
             Ok(())
         }
-        Command::WriteModel { shape, path } => load::write_model(&shape, &path),
+        Command::WriteModel { shape, path } => compare::write_model(&shape, &path),
     }
 }
 

@@ -1,6 +1,8 @@
 //! `compare inference`: this runtime and its peers in one run, in turn, on the same shapes.
 
-use anyhow::{Result, ensure};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::Serialize;
 
@@ -18,6 +20,9 @@ pub(crate) struct Options {
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
+    /// Write the JSON into a file too
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
     /// Shapes to compare
     #[arg(long, value_delimiter = ',', default_value = "25M,25Mq,2M,2Mq")]
     shapes: Vec<String>,
@@ -109,19 +114,29 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ensure!(options.rounds > 0 && options.repetitions > 0, "at least one round of one repetition is needed");
     ensure!(options.threads.iter().all(|t| *t > 0), "a run needs at least one thread");
     let peers = options.peers.find(&shapes)?;
-    let mut tables = Vec::new();
+    let (rounds, repetitions) = (options.rounds, options.repetitions);
+    let mut report =
+        Report { processor: report::processor(), tokens: TOKENS, rounds, repetitions, tables: Vec::new() };
+    if !options.json {
+        print!("{}", report::heading(&report));
+    }
     for shape in &shapes {
         let file = model_file(shape);
         for threads in &options.threads {
             eprintln!("{}, {threads} threads …", shape.name);
-            tables.push(table(options, shape, *threads, &file, &peers)?);
+            let table = table(options, shape, *threads, &file, &peers)?;
+            if !options.json {
+                print!("{}", report::table(&table));
+            }
+            report.tables.push(table);
         }
     }
-    let (rounds, repetitions) = (options.rounds, options.repetitions);
-    let report = Report { processor: report::processor(), tokens: TOKENS, rounds, repetitions, tables };
-    match options.json {
-        true => println!("{}", serde_json::to_string_pretty(&report)?),
-        false => print!("{}", report::text(&report)),
+    let json = serde_json::to_string_pretty(&report)?;
+    if let Some(path) = &options.save {
+        std::fs::write(path, &json).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if options.json {
+        println!("{json}");
     }
     Ok(())
 }

@@ -8,10 +8,10 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::Serialize;
 
+use super::Peers;
 use super::contestant::Contestant;
 use super::peer::Peer;
 use super::shape::Shape;
-use super::{Peers, ours};
 use crate::stats::Summary;
 
 /// Peak memory may exceed file and workspace by so much: the program itself and the system's libraries.
@@ -89,15 +89,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         false => entries.iter().for_each(|e| println!("{}", line(e))),
     }
     Ok(())
-}
-
-/// Writes our model of a name.
-///
-/// # Errors
-/// When no shape has the name, or the file cannot be written.
-pub(crate) fn write_model(name: &str, path: &Path) -> Result<()> {
-    let bytes = if name == "device" { ours::device_file() } else { ours::model_file(&Shape::named(name)?) };
-    std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Where the program is: built anew under `cargo run`, else beside this one. Without the system's shared libraries,

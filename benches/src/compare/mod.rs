@@ -4,15 +4,15 @@ mod contestant;
 mod gguf;
 mod inference;
 mod install;
-pub(crate) mod load;
+mod load;
 mod ours;
 mod peer;
 mod report;
 mod shape;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use peer::Peer;
 use shape::Shape;
@@ -65,4 +65,18 @@ impl Peers {
         }
         Ok(all)
     }
+}
+
+/// Writes a random model of a name: as a peer's when the path ends in `.gguf`, else as ours.
+///
+/// # Errors
+/// When no shape has the name, or the file cannot be written.
+pub(crate) fn write_model(name: &str, path: &Path) -> Result<()> {
+    let peers = path.extension().is_some_and(|e| e == "gguf");
+    let bytes = match (name, peers) {
+        ("device", false) => ours::device_file(),
+        (_, false) => ours::model_file(&Shape::named(name)?),
+        (_, true) => gguf::model(&Shape::named(name)?),
+    };
+    std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }

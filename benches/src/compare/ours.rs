@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use forge_formats::codec::encode::Simple;
+use forge_formats::config::CacheKind;
 use forge_runtime::team::{TeamSession, with_team, worthwhile_threads};
 use forge_runtime::testing::random_model;
 use forge_runtime::{Error, Kernels, Model, ModelConfig, Options, Workspace};
@@ -32,6 +33,7 @@ pub(crate) fn device_file() -> Vec<u8> {
         head_dim: 32,
         ffn: 352,
         window: 256,
+        cache: CacheKind::Int8,
         ..SHAPES[0].config()
     };
     random_model(&config, SEED, Simple::Ternary5x8)

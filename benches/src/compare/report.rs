@@ -12,19 +12,22 @@ pub(crate) fn processor() -> String {
     model.map_or(std::env::consts::ARCH, |(_, name)| name.trim()).to_owned()
 }
 
-/// All tables.
-pub(crate) fn text(report: &Report) -> String {
-    let mut out = format!(
+/// What holds for all tables.
+pub(crate) fn heading(report: &Report) -> String {
+    format!(
         "{}; medians of {} rounds of {} runs, all in turn [smallest–largest]; {} tokens from an empty context\n",
         report.processor, report.rounds, report.repetitions, report.tokens
-    );
-    for t in &report.tables {
-        table(&mut out, t).expect("a string takes everything");
-    }
+    )
+}
+
+/// A shape's results on a number of threads.
+pub(crate) fn table(t: &Table) -> String {
+    let mut out = String::new();
+    lines(&mut out, t).expect("a string takes everything");
     out
 }
 
-fn table(out: &mut String, t: &Table) -> std::fmt::Result {
+fn lines(out: &mut String, t: &Table) -> std::fmt::Result {
     let plural = if t.threads == 1 { "" } else { "s" };
     writeln!(out, "\n{}, {} thread{plural}", t.shape, t.threads)?;
     let peaks: Vec<String> =
