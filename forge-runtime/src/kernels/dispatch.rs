@@ -20,7 +20,7 @@ macro_rules! floats_with {
             quantise: compiled!($feature, quantise(x: &[f32], q: &mut [i8]) -> Meta => generic::quantise),
             rotate: compiled!($feature, rotate(x: &mut [f32], turns: &[f32]) => generic::rotate),
             attend: compiled!($feature, attend(head: &HeadF32<'_>, query: &[f32], scale: f32, scratch: &mut [f32], out: &mut [f32])
-                    => generic::attend),
+                    => generic::attend_fixed),
             attend_int8: compiled!($feature, attend_int8(head: &HeadInt8<'_>, query: &[f32], scale: f32, scratch: &mut [f32], out: &mut [f32])
                     => generic::attend_int8),
             store_int8: compiled!($feature, store_int8(x: &[f32], q: &mut [i8]) -> f32 => generic::store_int8),

@@ -4,6 +4,7 @@
 
 use core::arch::x86_64::*;
 
+use super::Group;
 use crate::kernels::dispatch::{compiled, floats_with};
 use crate::kernels::{Inputs, Kernels, Outputs, PANEL_ROWS, Panels, Products, VECTOR};
 
@@ -16,6 +17,7 @@ pub(super) static TABLE: Kernels = Kernels {
         int8: compiled!("avx2,f16c",
             int8_panels(panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => int8),
     }),
+    rows: None,
 };
 
 /// Vectors whose products fit in 16 bits when two planes' digits count once: each adds at most
@@ -93,7 +95,7 @@ avx2! {
         t: usize,
     ) -> usize {
         let zero = _mm256_setzero_si256();
-        let q: [&[[i8; 16]]; T] = core::array::from_fn(|i| inputs.pieces::<16>(t + i));
+        let Some(group) = Group::new(inputs, t, T, 4 * (panels.per_panel - 1)) else { return T };
         for (at, (scales, vectors)) in panels.iter().enumerate() {
             let mut totals = [[zero; 2]; T];
             for half in 0..2 {
@@ -103,8 +105,9 @@ avx2! {
                     for w in vectors {
                         let digits = digits(load(w)[half]);
                         for i in 0..T {
-                            let Some(q) = q[i].get(k) else { continue };
-                            let products = dot_planes(digits, quarters(q));
+                            // SAFETY: `i` is below T, and `k` counts the vectors of a panel, four words each.
+                            let q = core::array::from_fn(|p| unsafe { group.word(i, 4 * k + p) });
+                            let products = dot_planes(digits, q.map(|q| _mm256_set1_epi32(q)));
                             sums[i] = _mm256_add_epi16(sums[i], products);
                         }
                         k += 1;

@@ -6,6 +6,7 @@
 
 use core::arch::x86_64::*;
 
+use super::Group;
 use crate::kernels::dispatch::{compiled, floats_with};
 use crate::kernels::{Inputs, Kernels, Outputs, PANEL_ROWS, Panels, Products, VECTOR};
 
@@ -18,6 +19,7 @@ pub(super) static TABLE: Kernels = Kernels {
         int8: compiled!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c",
             int8_panels(panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => int8),
     }),
+    rows: None,
 };
 
 /// Defines a function that has the instruction set of this file.
@@ -75,15 +77,15 @@ avx512! {
         1
     }
 
-    /// `T` inputs: digits are unpacked once for all of them.
+    /// `T` inputs: digits are unpacked once for all of them, in two panels at a time.
     fn ternary_many<const T: usize>(
         panels: &Panels<'_>,
         inputs: &Inputs<'_>,
         out: &mut Outputs<'_>,
         t: usize,
     ) -> usize {
+        let Some(group) = Group::new(inputs, t, T, 4 * (panels.per_panel - 1)) else { return T };
         let pairs = Panels { vectors: panels.vectors, per_panel: 2 * panels.per_panel };
-        let q: [&[[i8; 16]]; T] = core::array::from_fn(|i| inputs.pieces::<16>(t + i));
         let mut r = 0;
         for (first, both) in pairs.iter() {
             let Some((upper, lower)) = both.split_at_checked(panels.per_panel - 1) else { continue };
@@ -93,11 +95,11 @@ avx512! {
             for (k, (x, z)) in upper.iter().zip(lower).enumerate() {
                 let (x, z) = (digits(load(x)), digits(load(z)));
                 for i in 0..T {
-                    let Some(q) = q[i].get(k) else { continue };
-                    let q = quarters(q);
                     for p in 0..4 {
-                        a[i] = _mm512_dpbusd_epi32(a[i], x[p], q[p]);
-                        b[i] = _mm512_dpbusd_epi32(b[i], z[p], q[p]);
+                        // SAFETY: `i` is below T, and `k` counts the vectors of a panel, four words each.
+                        let q = _mm512_set1_epi32(unsafe { group.word(i, 4 * k + p) });
+                        a[i] = _mm512_dpbusd_epi32(a[i], x[p], q);
+                        b[i] = _mm512_dpbusd_epi32(b[i], z[p], q);
                     }
                 }
             }
@@ -107,13 +109,12 @@ avx512! {
             }
             r += 2 * PANEL_ROWS;
         }
+        // An odd panel is left over.
         let last = panels.slice(r / PANEL_ROWS, 1);
-        if !last.vectors.is_empty() {
-            for i in 0..T {
-                let rest = Panels { vectors: last.vectors, ..last };
-                let mut shifted = Outputs { y: out.y.get_mut(r..).unwrap_or(&mut []), stride: out.stride };
-                ternary_one(&rest, inputs, &mut shifted, t + i);
-            }
+        let y = out.y.get_mut(r..).unwrap_or(&mut []);
+        let mut rest = Outputs { y, stride: out.stride };
+        for i in 0..T {
+            ternary_one(&last, inputs, &mut rest, t + i);
         }
         T
     }
