@@ -7,7 +7,7 @@
 
 use super::directory::Directory;
 use super::split_scales;
-use super::ternary::{code_of, digits, unpack4};
+use super::ternary::{digits, unpack4};
 use crate::error::{Error, Result};
 
 /// Largest frequency of 256. No trit is then coded in less than a twentieth of a bit, which bounds the time that
@@ -284,8 +284,9 @@ pub fn decode_row(rows: u32, cols: u32, payload: &[u8], row: u32, scale: f32, ou
 mod encoder {
     use alloc::vec::Vec;
 
-    use super::{Frequencies, HELD, LARGEST, LOW, code_of};
+    use super::{Frequencies, HELD, LARGEST, LOW};
     use crate::codec::directory::put_rows;
+    use crate::codec::ternary::code_of;
 
     impl Frequencies {
         /// Those nearest to how often each trit occurs in `q`.
