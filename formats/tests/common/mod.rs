@@ -1,6 +1,8 @@
 //! Small deterministic models for the tests, and files put together without the writer's checks.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this module")]
 
+pub mod exercise;
+
 use forge_formats::codec::bitstream::BitWriter;
 use forge_formats::codec::encode::{Simple, encode};
 use forge_formats::codec::{Codec, HyperParams, SeedLmParams, VptqParams, hyper};
