@@ -137,6 +137,11 @@ impl<'m, S: BorrowMut<Session<'m>>> Generator<'m, S> {
         self.session.borrow()
     }
 
+    /// How tokens are chosen, with what has been drawn so far.
+    pub fn sampler(&self) -> &Sampler {
+        &self.sampler
+    }
+
     /// The session, to read part of a prompt before [`Generator::start`] reads the rest.
     pub fn session_mut(&mut self) -> &mut Session<'m> {
         self.session.borrow_mut()

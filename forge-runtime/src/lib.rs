@@ -22,6 +22,8 @@ mod batch;
 mod block;
 mod cache;
 pub mod call;
+#[cfg(feature = "capi")]
+pub mod capi;
 pub mod constrain;
 mod engine;
 pub mod error;

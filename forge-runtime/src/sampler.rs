@@ -163,6 +163,18 @@ impl Random {
         Self { state: [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32] }
     }
 
+    /// The stream that goes on from a state.
+    #[cfg(feature = "capi")]
+    pub(crate) fn from_state(state: [u32; 4]) -> Self {
+        Self { state }
+    }
+
+    /// Where the stream is.
+    #[cfg(feature = "capi")]
+    pub(crate) fn state(&self) -> [u32; 4] {
+        self.state
+    }
+
     fn next_u32(&mut self) -> u32 {
         let [a, b, c, d] = self.state;
         let result = a.wrapping_add(d).rotate_left(7).wrapping_add(a);

@@ -101,7 +101,7 @@ fn full() -> ModelConfig {
 
 /// Every case, in the order of the file.
 pub fn recipes() -> Vec<Recipe> {
-    use Simple::{F16, F32, Int8Row, Ternary2b, Ternary5x8};
+    use Simple::{F16, F32, Int8Row, Ternary2b, Ternary5x8, TernaryRans, TernarySparse};
     let random = |name, codec, config| Recipe {
         name,
         source: Source::Random { config, codec },
@@ -130,6 +130,8 @@ pub fn recipes() -> Vec<Recipe> {
         random("halting", Ternary2b, ModelConfig { recursion: 3, halting: true, ..plain() }),
         random("memory", Ternary2b, memory),
         random("full", Ternary5x8, full()),
+        random("rans", TernaryRans, plain()),
+        random("sparse", TernarySparse, full()),
         random("full_f16", F16, full()),
         random("grouped", Ternary2b, grouped),
         Recipe {

@@ -48,9 +48,12 @@ fn every_recipe_has_its_case_and_every_file_its_line() {
 }
 
 #[test]
-fn two_packings_of_the_same_trits_give_the_same_bits() {
-    let (two_bit, five_in_eight) = (named("ternary2b").0, named("ternary5x8").0);
-    assert_eq!((two_bit.generated, two_bit.crc), (five_in_eight.generated, five_in_eight.crc));
+fn packings_of_the_same_trits_give_the_same_bits() {
+    let two_bit = named("ternary2b").0;
+    for other in ["ternary5x8", "rans"] {
+        let other = named(other).0;
+        assert_eq!((&two_bit.generated, two_bit.crc), (&other.generated, other.crc), "{}", other.name);
+    }
 }
 
 /// Negative control: one bit of one weight changes the checksum.

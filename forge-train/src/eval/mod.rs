@@ -23,7 +23,7 @@ use crate::data::builtin::is_persona_reply;
 use crate::data::{Completion, Example, Slice, encode};
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
-use runner::{Memory, Score, Writing, failed, hold, score, write};
+use runner::{Memory, Score, Writing, enough_memory, failed, hold, score, write};
 
 /// Whether questions are thought about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,6 +116,7 @@ pub fn evaluate(bytes: &[u8], examples: &[Example], options: &Options) -> Result
     let model = Model::parse(bytes).map_err(failed)?;
     let tokenizer = Tokenizer::from_spec(model.file().tokenizer().to_spec())?;
     encode::check(&tokenizer, examples)?;
+    enough_memory(&model)?;
     let begin = Instant::now();
     let outcomes = examples
         .par_iter()

@@ -2,7 +2,7 @@
 
 use forge_runtime::constrain::Mode;
 use forge_runtime::generate::Counts;
-use forge_runtime::{Constraint, Generator, Model, Sampler, Session};
+use forge_runtime::{Constraint, Generator, Model, Options, Sampler, Session, Workspace};
 
 use crate::error::{Error, Result};
 
@@ -14,6 +14,11 @@ pub(super) fn failed(error: forge_runtime::Error) -> Error {
             Error::Usage { what: format!("the model cannot be run: {other}"), hint: other.hint().into() }
         }
     }
+}
+
+/// Fails when this machine has not the memory of one session: a small file may ask for any amount.
+pub(super) fn enough_memory(model: &Model<'_>) -> Result<()> {
+    Workspace::try_with(model, &Options::default()).map(drop).map_err(failed)
 }
 
 /// Memory of a session, reused from sequence to sequence.
