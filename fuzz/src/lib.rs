@@ -10,9 +10,11 @@ mod payload;
 mod seal;
 mod structured;
 mod tokenizer;
+mod tools;
 mod touch;
 
 pub use codecs::{float, hyper, int8, seedlm, ternary2b, ternary5x8, vptq};
 pub use parser::parser;
 pub use structured::{model, structured};
 pub use tokenizer::tokenizer;
+pub use tools::tools;
