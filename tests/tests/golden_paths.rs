@@ -72,7 +72,7 @@ fn each(mut check: impl FnMut(&Case, &Model<'_>, &Options<'_>, &[u16], &Steps)) 
 fn on_every_table_of_kernels() {
     let mut tables = BTreeSet::new();
     each(|case, model, options, tokens, want| {
-        tables.insert(format!("{options:?}"));
+        tables.insert(format!("{options:?}").split(" vectors").next().map(|o| o.replace(|c: char| c.is_numeric(), "")));
         assert_eq!(crc(&stepped(model, options, tokens)), case.crc, "{} with {options:?}", case.name);
         assert!(stepped(model, options, tokens) == *want);
     });
