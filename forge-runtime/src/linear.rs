@@ -3,6 +3,7 @@
 
 use core::ops::Range;
 
+use bytemuck::must_cast_slice_mut;
 use forge_formats::Matrix;
 use forge_formats::codec::Codec;
 
@@ -80,12 +81,12 @@ pub(crate) fn linear(
         return;
     }
     let Some(products) = kernels.panels else {
-        by_rows(kernels, &w.matrix, xs, out, scratch.quantised);
+        by_rows(kernels, &w.matrix, xs, out, scratch);
         return;
     };
     let product = if w.matrix.codec() == Codec::Int8Row { products.int8 } else { products.ternary };
     let stride = cols.next_multiple_of(VECTOR);
-    let quantised: &mut [i8] = bytemuck::cast_slice_mut(scratch.quantised);
+    let quantised: &mut [i8] = must_cast_slice_mut(scratch.quantised);
     for (t, meta) in scratch.meta.iter_mut().enumerate().take(xs.n) {
         let q = quantised.get_mut(t * stride..).and_then(|q| q.get_mut(..stride)).unwrap_or(&mut []);
         *meta = (kernels.floats.quantise)(xs.get(t, cols), q);
@@ -114,11 +115,24 @@ fn by_tiles(
     }
 }
 
-/// Row by row from the file, an input at a time.
-fn by_rows(kernels: &Kernels, w: &Matrix<'_>, xs: Vectors<'_>, out: &mut Outputs<'_>, buffer: &mut [u32]) {
+/// Row by row from the file, an input at a time. Rows that have to be unpacked first are, some at a time, where a
+/// decoded row would be.
+fn by_rows(
+    kernels: &Kernels,
+    w: &Matrix<'_>,
+    xs: Vectors<'_>,
+    out: &mut Outputs<'_>,
+    scratch: &mut Scratch<'_>,
+) {
     let product = kernels.rows.unwrap_or(portable::rows);
+    let in_place = matches!(w.codec(), Codec::Int8Row | Codec::Ternary2b | Codec::Ternary5x8);
     for t in 0..xs.n {
+        let x = xs.get(t, w.cols());
         let y = out.y.get_mut(t * out.stride..).and_then(|y| y.get_mut(..w.rows())).unwrap_or(&mut []);
-        product(w, xs.get(t, w.cols()), buffer, y);
+        if in_place {
+            product(w, x, scratch.quantised, y);
+        } else {
+            portable::packed_rows(w, x, scratch.quantised, must_cast_slice_mut(scratch.row), y);
+        }
     }
 }

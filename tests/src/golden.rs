@@ -42,6 +42,8 @@ pub enum Source {
     },
     /// A model that answers every prompt with the same tool call.
     Script,
+    /// The same in a file that lists its tool.
+    Tools,
     /// A file of this repository, by its path from the root.
     File(&'static str),
 }
@@ -99,7 +101,7 @@ fn full() -> ModelConfig {
 
 /// Every case, in the order of the file.
 pub fn recipes() -> Vec<Recipe> {
-    use Simple::{F16, F32, Int8Row, Ternary2b, Ternary5x8};
+    use Simple::{F16, F32, Int8Row, Ternary2b, Ternary5x8, TernaryRans, TernarySparse};
     let random = |name, codec, config| Recipe {
         name,
         source: Source::Random { config, codec },
@@ -144,6 +146,8 @@ pub fn recipes() -> Vec<Recipe> {
         random("halting", Ternary2b, ModelConfig { recursion: 3, halting: true, ..plain() }),
         random("memory", Ternary2b, memory.clone()),
         random("full", Ternary5x8, full()),
+        random("rans", TernaryRans, plain()),
+        random("sparse", TernarySparse, full()),
         random("full_f16", F16, full()),
         random("grouped", Ternary2b, grouped.clone()),
         Recipe {
@@ -154,15 +158,18 @@ pub fn recipes() -> Vec<Recipe> {
         Recipe { sampled: Some(7), generated: 40, ..random("sampled", Ternary2b, full()) },
         Recipe { source: searched, ..random("searched", F32, plain()) },
         Recipe { source: Source::Script, ..random("call", F32, plain()) },
+        Recipe { source: Source::Tools, ..random("tools", F32, plain()) },
         long(random("wide", Ternary2b, wide.clone())),
         Recipe { sampled: Some(3), ..long(random("wide5x8", Ternary5x8, wide.clone())) },
-        long(random("wide_cache", Ternary2b, int8(wide))),
+        long(random("wide_cache", Ternary2b, int8(wide.clone()))),
         long(random("cache_f32", F32, short(int8(plain())))),
         Recipe { sampled: Some(5), ..long(random("cache_f16", F16, short(int8(full())))) },
         long(random("cache_int8", Int8Row, short(int8(grouped)))),
         long(random("cache_ternary2b", Ternary2b, int8(ModelConfig { recursion: 2, ..short(plain()) }))),
         long(random("cache_ternary5x8", Ternary5x8, short(int8(memory)))),
         long(random("full_int8", Int8Row, short(full()))),
+        long(random("wide_rans", TernaryRans, wide.clone())),
+        Recipe { sampled: Some(9), ..long(random("wide_sparse", TernarySparse, int8(wide))) },
     ]
 }
 
@@ -175,6 +182,7 @@ impl Recipe {
         match &self.source {
             Source::Random { config, codec } => random_model(config, 1, *codec),
             Source::Script => script::file(),
+            Source::Tools => script::file_with_tools(),
             Source::File(path) => {
                 let path = folder().join("../..").join(path);
                 std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))

@@ -1,7 +1,6 @@
 //! Every golden case gives the committed bits in every way a host can run it: on each table of kernels, with weights
 //! prepared or not, the prompt token by token or in blocks, in a batch, by a team of threads.
 
-use std::collections::BTreeSet;
 use std::fs;
 
 use crc::{CRC_32_ISO_HDLC, Crc};
@@ -70,13 +69,13 @@ fn each(mut check: impl FnMut(&Case, &Model<'_>, &Options<'_>, &[u16], &Steps)) 
 
 #[test]
 fn on_every_table_of_kernels() {
-    let mut tables = BTreeSet::new();
+    let mut runs = 0;
     each(|case, model, options, tokens, want| {
-        tables.insert(format!("{options:?}").split(" vectors").next().map(|o| o.replace(|c: char| c.is_numeric(), "")));
+        runs += 1;
         assert_eq!(crc(&stepped(model, options, tokens)), case.crc, "{} with {options:?}", case.name);
         assert!(stepped(model, options, tokens) == *want);
     });
-    assert_eq!(tables.len(), 2 * Kernels::all().count(), "{tables:?}");
+    assert_eq!(runs, 2 * Kernels::all().count() * committed().len());
 }
 
 #[test]

@@ -11,7 +11,7 @@ mod ternary;
 
 pub use int8::gemv_int8;
 pub use quantise::{QUANTISED_PADDING, Quantised};
-pub use ternary::{gemv_ternary_2b, gemv_ternary_5x8};
+pub use ternary::{gemv_ternary_2b, gemv_ternary_5x8, gemv_ternary_packed};
 
 use forge_formats::Matrix;
 use forge_formats::codec::Codec;
@@ -47,6 +47,12 @@ pub(crate) fn rows(w: &Matrix<'_>, x: &[f32], buffer: &mut [u32], y: &mut [f32])
         Codec::Ternary5x8 => quantised(x, y, buffer, |q, y| gemv_ternary_5x8(w, q, y)),
         _ => quantised(x, y, buffer, |q, y| gemv_ternary_2b(w, q, y)),
     }
+}
+
+/// As [`rows`], of a ternary codec whose rows have to be unpacked: as many at a time as `tile` has room for.
+pub(crate) fn packed_rows(w: &Matrix<'_>, x: &[f32], buffer: &mut [u32], tile: &mut [u8], y: &mut [f32]) {
+    let buffer = bytemuck::must_cast_slice_mut(buffer);
+    quantised(x, y, buffer, |q, y| gemv_ternary_packed(w, q, y, tile));
 }
 
 /// Calls a kernel with the quantised input; without, when the input is zero and so is the product.
