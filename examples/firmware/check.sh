@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the golden cases on a Cortex-M4 in QEMU and compares every line with the host's; then the example itself.
+# Runs the golden cases on a Cortex-M4 in QEMU and compares every line with the host's; then the processor's kernels
+# against the portable ones, and the example itself.
 # Needs the Rust target thumbv7em-none-eabihf and qemu-system-arm.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -23,6 +24,9 @@ device() { # program, file for its output
   }
 }
 
+# What a token costs is measured on a model that has everything.
+FORGE_MODEL=../../tests/golden/wide5x8.forge cargo build --locked --release --bin cost
+device cost "$OUT/cost"
 FORGE_MODEL=../../$MODEL cargo build --locked --release
 
 device golden "$OUT/device.tsv"
@@ -38,6 +42,10 @@ sed '$ s/.$/x/' "$OUT/device.tsv" | diff -q "$OUT/host.tsv" - >/dev/null && {
   echo "error: the comparison notices nothing" >&2
   exit 1
 }
+
+# Kernels on random matrices; the program fails when they differ, or when nothing depends on the input.
+device kernels "$OUT/kernels"
+sed 's/^/    /' "$OUT/kernels" "$OUT/cost"
 
 # The example itself says what the same model says on the host.
 device forge-firmware "$OUT/example"
