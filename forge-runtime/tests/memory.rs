@@ -54,7 +54,8 @@ fn sessions_use_what_they_say_and_no_byte_more() {
     const BEYOND: usize = 256;
     for cache in [CacheKind::Int8, CacheKind::F32] {
         let small = ModelConfig { window: 16, ..assistant(cache) };
-        let memory = ModelConfig { mem_dim: 24, mem_gate: 8, mem_layers: 0b101, recursion: 2, ..small.clone() };
+        let memory =
+            ModelConfig { mem_dim: 24, mem_gate: 8, mem_layers: 0b101, recursion: 2, ..small.clone() };
         for config in [small, memory] {
             let file = random_model(&config, 1, Simple::Ternary2b);
             let model = Model::parse(&file).expect("a model");
