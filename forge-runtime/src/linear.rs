@@ -123,7 +123,11 @@ fn by_rows(w: &Matrix<'_>, xs: Vectors<'_>, out: &mut Outputs<'_>, scratch: &mut
         match w.codec() {
             Codec::Int8Row => quantised(x, y, buffer, |q, y| portable::gemv_int8(w, q, y)),
             Codec::Ternary5x8 => quantised(x, y, buffer, |q, y| portable::gemv_ternary_5x8(w, q, y)),
-            _ => quantised(x, y, buffer, |q, y| portable::gemv_ternary_2b(w, q, y)),
+            Codec::Ternary2b => quantised(x, y, buffer, |q, y| portable::gemv_ternary_2b(w, q, y)),
+            // Sixteen rows at a time, packed where a decoded row would be.
+            _ => quantised(x, y, buffer, |q, y| {
+                portable::gemv_ternary_packed(w, q, y, bytemuck::cast_slice_mut(scratch.row));
+            }),
         }
     }
 }

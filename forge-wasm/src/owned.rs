@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use forge_runtime::{Error, Generator, Model, Result, Sampler, Session};
+use forge_runtime::{Error, Generator, Model, Result, Session};
 use self_cell::{MutBorrow, self_cell};
 
 self_cell!(
@@ -58,8 +58,11 @@ self_cell!(
 pub(crate) struct OwnedGenerator(GeneratorCell);
 
 impl OwnedGenerator {
-    /// A generator in a new session; `end` is the id it stops at.
-    pub(crate) fn new(model: &Rc<OwnedModel>, sampler: Sampler, end: u16) -> Result<Self> {
+    /// The generator that `make` makes of a new session and the model.
+    pub(crate) fn new(
+        model: &Rc<OwnedModel>,
+        make: impl for<'m> FnOnce(Session<'m>, &'m Model<'m>) -> Result<Generator<'m>>,
+    ) -> Result<Self> {
         let words = model.model().workspace().div_ceil(4);
         let mut memory = Vec::new();
         memory.try_reserve_exact(words).map_err(|_| Error::Buffer)?;
@@ -68,7 +71,7 @@ impl OwnedGenerator {
         let cell = GeneratorCell::try_new(parts, |parts| {
             let memory = bytemuck::cast_slice_mut(parts.memory.borrow_mut().as_mut_slice());
             let session = Session::new(parts.model.model(), memory)?;
-            Ok::<_, Error>(Generator::new(session, sampler, end))
+            make(session, parts.model.model())
         })?;
         Ok(Self(cell))
     }

@@ -2,7 +2,7 @@
 //! and values of every position kept, no buffers reused. Shares only the elementary functions with the runtime.
 
 use forge_formats::config::Activation;
-use forge_formats::{Codec, File, ModelConfig, Role};
+use forge_formats::{File, ModelConfig, Role};
 use forge_runtime::math::{cos_turns, exp, exp2, round_even, sigmoid, silu, sin_turns, sqrt};
 
 pub(crate) struct Reference<'a> {
@@ -202,7 +202,7 @@ impl<'a> Reference<'a> {
 /// §2, with i64 sums and weights taken from their decoded values.
 pub(crate) fn linear(m: &forge_formats::Matrix<'_>, x: &[f32]) -> Vec<f32> {
     let mut row = vec![0.0; m.cols()];
-    let integer = matches!(m.codec(), Codec::Int8Row | Codec::Ternary2b | Codec::Ternary5x8);
+    let integer = m.codec().is_integer();
     let amax = x.iter().fold(0.0f32, |a, v| a.max(v.abs()));
     (0..m.rows())
         .map(|r| {

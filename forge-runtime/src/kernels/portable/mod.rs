@@ -11,7 +11,7 @@ mod ternary;
 
 pub use int8::gemv_int8;
 pub use quantise::{QUANTISED_PADDING, Quantised};
-pub use ternary::{gemv_ternary_2b, gemv_ternary_5x8};
+pub use ternary::{gemv_ternary_2b, gemv_ternary_5x8, gemv_ternary_packed};
 
 use forge_formats::Matrix;
 
