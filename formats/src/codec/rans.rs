@@ -209,7 +209,7 @@ pub fn rows_packed_2b(rows: u32, cols: u32, payload: &[u8], first: u32, out: &mu
     let Some(parts) = Parts::of(rows, payload) else { return };
     let stride = cols.div_ceil(4).max(1) as usize;
     let (mut row, mut at) = (first, parts.directory.begin(first));
-    for tile in out.chunks_mut(stride.saturating_mul(TILE)) {
+    for tile in out.chunks_mut(stride.saturating_mul(TILE).max(1)) {
         let wanted = (tile.len() / stride).min(rows.saturating_sub(row) as usize);
         let bytes: [&[u8]; TILE] = parts.rows(row, at);
         if wanted == TILE {
