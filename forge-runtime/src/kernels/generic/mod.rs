@@ -14,5 +14,7 @@ pub(crate) use attend::{HeadF32, attend};
 pub(crate) use attend_fixed::attend_fixed;
 pub(crate) use attend_int8::{HeadInt8, attend_int8, store_int8};
 pub(crate) use elementwise::{add, blend, norm, norm_gained, norm_in_place, relu2, remember, rotate, swiglu};
+#[cfg(armv7em)]
+pub(crate) use quantise::to_int8;
 pub(crate) use quantise::{Meta, quantise};
 pub(crate) use rows::float_rows;

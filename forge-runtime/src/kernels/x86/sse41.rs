@@ -15,6 +15,7 @@ pub(super) static TABLE: Kernels = Kernels {
         int8: compiled!("sse4.1,ssse3",
             int8_panels(panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => int8),
     }),
+    rows: None,
 };
 
 /// Vectors whose products fit in 16 bits: each adds at most 4 · 2 · 2 · 127 = 2032, and 16 · 2032 = 32,512.
