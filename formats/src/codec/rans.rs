@@ -213,7 +213,7 @@ pub fn rows_packed_2b(rows: u32, cols: u32, payload: &[u8], first: u32, out: &mu
     let stride = cols.div_ceil(4).max(1) as usize;
     let steps = &parts.frequencies.steps();
     let (mut row, mut at) = (first, parts.directory.begin(first));
-    for tile in out.chunks_mut(stride * TILE) {
+    for tile in out.chunks_mut(stride.saturating_mul(TILE).max(1)) {
         let wanted = (tile.len() / stride).min(rows.saturating_sub(row) as usize);
         let ends: [[usize; 2]; TILE] = parts.ends(row, at);
         if wanted == TILE {
