@@ -61,7 +61,7 @@ fn main() -> ! {
 fn count(case: &Case, memory: &mut [u32]) -> Result<(u32, usize)> {
     memory.fill(PAINT);
     let model = Model::parse(case.file)?;
-    let options = Options::device();
+    let options = Options::default();
     let mut session = Session::with(&model, &options, bytemuck::cast_slice_mut(memory))?;
     session.prefill(case.prompt)?;
     let mut ticks = 0u32;
