@@ -16,7 +16,7 @@ for source in fuzz_targets/*.rs; do
   rm -r "corpus/$target" "found/$target"
   mkdir -p "corpus/$target"
   # Names are the hashes of the contents, so that the same inputs give the same files.
-  find "$merged" -type f -printf '%s %f\n' | sort -rn | head -n "$limit" | while read -r _ name; do
+  find "$merged" -type f -printf '%s %f\n' | sort -rn | awk -v limit="$limit" 'NR <= limit' | while read -r _ name; do
     mv "$merged/$name" "corpus/$target/"
   done
   rm -r "$merged"

@@ -6,15 +6,16 @@ use forge_formats::tools::{SlotSpec, ToolSpec, ToolTable, Value, ValueSpec, to_b
 use crate::input::Input;
 
 thread_local! {
-    static TOKENIZER: Vec<u8> = tokenizer();
+    /// The tokenizer whose tools these are.
+    pub(crate) static TOKENIZER: Vec<u8> = tokenizer();
 }
 
 /// Ids of the tools and of the slots, with strangers before, between and behind.
-pub(crate) const TOOLS: [u16; 3] = [1, 2, 4];
-pub(crate) const SLOTS: [u16; 3] = [3, 5, 6];
+const TOOLS: [u16; 3] = [1, 2, 4];
+const SLOTS: [u16; 3] = [3, 5, 6];
 
-/// The tokenizer whose tools these are.
-pub(crate) fn tokenizer() -> Vec<u8> {
+/// Seven special tokens, the bytes, and five merges.
+fn tokenizer() -> Vec<u8> {
     use SpecialKind::{Control, Slot, Tool};
     let names = [
         (Control, "<eos>"),

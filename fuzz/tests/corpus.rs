@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// A target and its name.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 11] = [
+const TARGETS: [Target; 14] = [
     ("parser", forge_fuzz::parser),
     ("structured", forge_fuzz::structured),
     ("tokenizer", forge_fuzz::tokenizer),
@@ -18,6 +18,9 @@ const TARGETS: [Target; 11] = [
     ("vptq", forge_fuzz::vptq),
     ("hyper", forge_fuzz::hyper),
     ("tools", forge_fuzz::tools),
+    ("rans", forge_fuzz::rans),
+    ("sparse", forge_fuzz::sparse),
+    ("constrain", forge_fuzz::constrain),
 ];
 
 fn folder(target: &str) -> PathBuf {
