@@ -150,14 +150,18 @@ fn attend(e: &mut Engine<'_>, at: At, row: usize, slot: usize, heads: Range<usiz
     let (queries, rest) = output.split_at_checked(attn).unwrap_or_default();
     let (keys, values) = rest.split_at_checked(kv).unwrap_or_default();
     let head = |x: &'_ [f32], h: usize| -> Range<usize> { (h * d).min(x.len())..((h + 1) * d).min(x.len()) };
-    for h in heads {
-        let ring = ring(row_state, at.recursion, at.layer, h);
+    // All heads' keys before any is read: a load must wait for a store to the same line that is still under way.
+    for h in heads.clone() {
         let key = keys.get(head(keys, h)).unwrap_or(&[]);
         let value = values.get(head(values, h)).unwrap_or(&[]);
+        let ring = ring(row_state, at.recursion, at.layer, h);
         b.caches.store(shape, floats, ring, shape.slot(row_state.position), key, value);
+    }
+    let attended = row_of(b.attended, slot, w.attended);
+    for h in heads {
+        let ring = ring(row_state, at.recursion, at.layer, h);
         for q in h * group..(h + 1) * group {
             let query = queries.get(head(queries, q)).unwrap_or(&[]);
-            let attended = row_of(b.attended, slot, w.attended);
             let out = attended.get_mut(q * d..).and_then(|o| o.get_mut(..d)).unwrap_or(&mut []);
             b.caches.attend(shape, floats, ring, row_state.position, query, b.scores, out);
         }

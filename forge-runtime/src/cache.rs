@@ -22,6 +22,8 @@ pub(crate) struct CacheShape {
     window: usize,
     /// Channels of a head.
     pub(crate) width: usize,
+    /// `1/sqrt(width)`.
+    scale: f32,
     memory: usize,
     /// Words of all keys, all values, all memories.
     pub(crate) key_words: usize,
@@ -42,6 +44,7 @@ impl CacheShape {
             layers: c.layers as usize,
             window,
             width,
+            scale: rsqrt(width as f32),
             memory: c.mem_dim as usize,
             key_words: 0,
             value_words: 0,
@@ -186,15 +189,14 @@ impl Caches<'_> {
         out: &mut [f32],
     ) {
         let (len, first) = s.extent(position);
-        let scale = rsqrt(s.width as f32);
         let keys = self.keys.get(ring.keys(s)).unwrap_or(&[]);
         let values = self.values.get(ring.values(s)).unwrap_or(&[]);
         if s.int8 {
             let ((keys, key_units), (values, value_units)) = (split_int8(s, keys), split_int8(s, values));
             let head = HeadInt8 { keys, values, key_units, value_units, len, first };
-            (floats.attend_int8)(&head, query, scale, scores, out);
+            (floats.attend_int8)(&head, query, s.scale, scores, out);
         } else {
-            (floats.attend)(&HeadF32 { keys, values, len, first }, query, scale, scores, out);
+            (floats.attend)(&HeadF32 { keys, values, len, first }, query, s.scale, scores, out);
         }
     }
 

@@ -14,6 +14,10 @@
 //! give the same bits: float operations are written once ([`generic`]) and compiled for each instruction set, integer
 //! products are exact in any order.
 #![deny(unsafe_code)]
+#![cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    allow(dead_code, reason = "panels are for vector registers")
+)]
 
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod aarch64;
