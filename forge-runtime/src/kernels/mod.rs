@@ -6,6 +6,8 @@
 //! | `sse41` | x86-64 | panels, 128 bits |
 //! | `avx2` | x86-64 | panels, 256 bits |
 //! | `avx512` | x86-64 with VNNI | panels, 512 bits |
+//! | `simd128` | WebAssembly built for it | panels, 128 bits |
+//! | `relaxed-simd`, `relaxed-simd-dot` | WebAssembly built for it | panels, 128 bits |
 //!
 //! With `std` the best table is found at run time, without it by the features the crate is compiled for. All tables
 //! give the same bits: float operations are written once ([`generic`]) and compiled for each instruction set, integer
@@ -16,6 +18,8 @@ mod dispatch;
 pub(crate) mod generic;
 mod panels;
 pub mod portable;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -119,6 +123,8 @@ impl Kernels {
         let portable = core::iter::once(&PORTABLE);
         #[cfg(target_arch = "x86_64")]
         let portable = portable.chain(x86::available());
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        let portable = portable.chain(wasm::available());
         portable
     }
 
