@@ -45,6 +45,12 @@ impl Workspace {
         Self { lines: bytemuck::zeroed_slice_box(bytes.div_ceil(64)).into_vec() }
     }
 
+    /// As [`Workspace::of`]; `None` when the machine has not that much memory.
+    pub fn try_of(bytes: usize) -> Option<Self> {
+        let lines = bytemuck::try_zeroed_slice_box(bytes.div_ceil(64)).ok()?;
+        Some(Self { lines: lines.into_vec() })
+    }
+
     /// The memory.
     pub fn bytes(&mut self) -> &mut [u8] {
         bytemuck::cast_slice_mut(&mut self.lines)

@@ -132,6 +132,11 @@ impl Kernels {
     pub fn name(&self) -> &'static str {
         self.name
     }
+
+    /// Whether they multiply weights that [`crate::Model::prepare`] has laid out, which makes them faster.
+    pub fn want_prepared(&self) -> bool {
+        self.panels.is_some()
+    }
 }
 
 impl fmt::Debug for Kernels {
