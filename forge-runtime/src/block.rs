@@ -10,7 +10,7 @@ use crate::cache::Ring;
 use crate::engine::{Engine, part, row_of};
 use crate::kernels::Outputs;
 use crate::linear::{Vectors, linear};
-use crate::math::{cos_turns, exp2, sin_turns};
+use crate::math::{cos_turns, exp2, relu, sin_turns};
 
 /// Which block of which recursion is applied to what.
 #[derive(Clone, Copy, Debug)]
@@ -225,7 +225,7 @@ fn blend_memory(e: &mut Engine<'_>, at: At, index: usize) {
     for slot in 0..at.slots {
         let b = &mut e.buffers;
         let hidden = part(row_of(b.output, slot, w.output), gate);
-        hidden.iter_mut().for_each(|f| *f = if *f > 0.0 { *f } else { 0.0 });
+        hidden.iter_mut().for_each(|f| *f = relu(*f));
         (e.kernels.floats.norm)(hidden, c.norm_eps, part(row_of(b.input, slot, w.input), gate));
     }
     map(e, at, Role::MemGate2, &[0..attn]);
