@@ -69,10 +69,13 @@ pub(crate) struct Floats {
     pub(crate) swiglu: fn(&[f32], &[f32], &mut [f32]),
     pub(crate) relu2: fn(&[f32], &[f32], &mut [f32]),
     pub(crate) add: fn(&mut [f32], &[f32]),
-    pub(crate) remember: fn(&mut [f32], &[f32], &[f32], &[f32]),
+    pub(crate) remember: Remember,
     pub(crate) blend: fn(&mut [f32], &[f32], &[f32]),
     pub(crate) float_rows: fn(&Matrix<'_>, &[f32], usize, &mut [f32], &mut Outputs<'_>),
 }
+
+/// `(memory, values, rates, bias)`.
+pub(crate) type Remember = fn(&mut [f32], &[f32], &[f32], &[f32]);
 
 /// Integer products of panels with any number of inputs.
 #[derive(Clone, Copy)]
