@@ -5,9 +5,25 @@ export type { Generation, Session };
 /** What a model is loaded from. */
 export type Source = Uint8Array | ArrayBuffer | ArrayBufferView | Blob | Response | URL | string;
 
+/** The package's modules: with relaxed SIMD, with SIMD128, with neither. */
+export type Build = "relaxed" | "simd128" | "plain";
+
+/** The modules this engine can run, the best first. */
+export function builds(): Build[];
+
 export interface LoadOptions {
   /** The WebAssembly module, where the one beside this file cannot be fetched: its bytes, URL, Response or module. */
   wasm?: BufferSource | URL | string | Response | WebAssembly.Module;
+  /**
+   * Which of the package's modules runs, when `wasm` gives none; unless told, the best that the engine knows. All give
+   * the same bits. The first model loaded decides for all.
+   */
+  build?: Build;
+  /**
+   * Weights are read as they lie in the file, without a second copy that suits the processor: half the memory, a
+   * fraction of the speed.
+   */
+  compact?: boolean;
   /** Cancels the download. */
   signal?: AbortSignal;
   /** Called while a model is downloaded, with bytes. */
@@ -62,6 +78,10 @@ export interface ToolCall {
 export interface Info {
   /** Length of the file. */
   bytes: number;
+  /** The kernels in use: `portable`, `simd128`, `relaxed-simd` or, where the processor has a dot product, `relaxed-simd-dot`. */
+  kernels: string;
+  /** Bytes of the second copy of the weights, 0 without. */
+  prepared: number;
   /** Bytes of memory one generation needs. */
   workspace: number;
   parameters: number;

@@ -5,29 +5,57 @@ import init, { Constrained, Forge as RawForge, Options } from "./pkg/forge_wasm.
 /** Longest stretch of computing before other tasks get a turn, in milliseconds. */
 const SLICE_MS = 8;
 
+/** The modules of this package, the best first, each with one that engines know if they know all its instructions. */
+const BUILDS = {
+  relaxed: {
+    url: () => new URL("./pkg/forge_wasm_relaxed.wasm", import.meta.url),
+    // A function of one i32x4.relaxed_dot_i8x16_i7x16_add_s.
+    probe: [65, 0, 253, 15, 65, 0, 253, 15, 65, 0, 253, 15, 253, 147, 2],
+  },
+  simd128: {
+    url: () => new URL("./pkg/forge_wasm_simd128.wasm", import.meta.url),
+    // A function of one i32x4.dot_i16x8_s.
+    probe: [65, 0, 253, 15, 65, 0, 253, 15, 253, 186, 1],
+  },
+  plain: { url: () => new URL("./pkg/forge_wasm_bg.wasm", import.meta.url), probe: undefined },
+};
+
+/** Whether the engine knows the instructions of a function that returns a v128. */
+function knows(probe) {
+  const code = [10, probe.length + 4, 1, probe.length + 2, 0, ...probe, 11];
+  return WebAssembly.validate(Uint8Array.from([0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, ...code]));
+}
+
+export function builds() {
+  return Object.keys(BUILDS).filter((name) => !BUILDS[name].probe || knows(BUILDS[name].probe));
+}
+
 let ready;
 
 /** Compiles and starts the WebAssembly module, once for all models. */
-function initialise(wasm) {
-  ready ??= start(wasm).catch((error) => {
+function initialise(wasm, build) {
+  ready ??= start(wasm, build).catch((error) => {
     ready = undefined;
     throw error;
   });
   return ready;
 }
 
-async function start(wasm) {
-  const node = globalThis.process?.versions?.node;
-  if (wasm === undefined && node) {
-    const { readFile } = await import(/* webpackIgnore: true */ /* @vite-ignore */ "node:fs/promises");
-    wasm = await readFile(new URL("./pkg/forge_wasm_bg.wasm", import.meta.url));
+async function start(wasm, build = builds()[0]) {
+  if (wasm === undefined) {
+    if (!BUILDS[build]) throw new TypeError(`no build is called ${build}; there are ${Object.keys(BUILDS).join(", ")}`);
+    wasm = BUILDS[build].url();
+    if (globalThis.process?.versions?.node) {
+      const { readFile } = await import(/* webpackIgnore: true */ /* @vite-ignore */ "node:fs/promises");
+      wasm = await readFile(wasm);
+    }
   }
-  await init(wasm === undefined ? undefined : { module_or_path: wasm });
+  await init({ module_or_path: wasm });
 }
 
-export async function load(source, { wasm, signal, onProgress } = {}) {
-  const [bytes] = await Promise.all([modelBytes(await source, signal, onProgress), initialise(wasm)]);
-  return new Forge(new RawForge(bytes));
+export async function load(source, { wasm, build, compact = false, signal, onProgress } = {}) {
+  const [bytes] = await Promise.all([modelBytes(await source, signal, onProgress), initialise(wasm, build)]);
+  return new Forge(new RawForge(bytes, compact));
 }
 
 /** The bytes of a model given as bytes, a Blob, a Response, a URL or a URL's text. */

@@ -10,7 +10,7 @@ use crate::cache::Ring;
 use crate::engine::{Engine, part, row_of};
 use crate::kernels::Outputs;
 use crate::linear::{Vectors, linear};
-use crate::math::{cos_turns, exp2, sin_turns};
+use crate::math::{cos_turns, exp2, relu, sin_turns};
 
 /// Which block of which recursion is applied to what.
 #[derive(Clone, Copy, Debug)]
@@ -123,12 +123,17 @@ fn map(e: &mut Engine<'_>, at: At, role: Role, parts: &[Range<usize>]) {
     }
 }
 
+/// As [`map`], all `n` rows.
+fn map_all(e: &mut Engine<'_>, at: At, role: Role, n: usize) {
+    map(e, at, role, core::slice::from_ref(&(0..n)));
+}
+
 /// Queries, keys and values of some key/value heads and of the query heads that use them.
 fn query_keys_values(e: &mut Engine<'_>, at: At, heads: Range<usize>) {
     let c = e.config;
     let (attn, kv, d) = (c.attn_dim() as usize, c.kv_dim() as usize, c.head_dim as usize);
     if e.member.size == 1 {
-        return map(e, at, Role::Qkv, &[0..attn + 2 * kv]);
+        return map_all(e, at, Role::Qkv, attn + 2 * kv);
     }
     let group = attn / (c.kv_heads.max(1) as usize);
     let own = heads.start * d..heads.end * d;
@@ -163,7 +168,7 @@ fn attend(e: &mut Engine<'_>, at: At, row: usize, slot: usize, heads: Range<usiz
         for q in h * group..(h + 1) * group {
             let query = queries.get(head(queries, q)).unwrap_or(&[]);
             let out = attended.get_mut(q * d..).and_then(|o| o.get_mut(..d)).unwrap_or(&mut []);
-            b.caches.attend(shape, floats, ring, row_state.position, query, b.scores, out);
+            b.caches.attend(shape, floats, (ring, row_state.position), query, b.scores, out);
         }
     }
 }
@@ -185,7 +190,7 @@ fn add_to_latents(e: &mut Engine<'_>, at: At, role: Role) {
 fn write_memory(e: &mut Engine<'_>, at: At, index: usize) {
     let c = e.config;
     let width = c.mem_dim as usize;
-    map(e, at, Role::MemIn, &[0..2 * width]);
+    map_all(e, at, Role::MemIn, 2 * width);
     let (w, floats, shape) = (&e.layout.widths, &e.kernels.floats, &e.layout.caches);
     let b = &mut e.buffers;
     let bias = b.scratch.row.get_mut(..width).unwrap_or(&mut []);
@@ -221,14 +226,14 @@ fn blend_memory(e: &mut Engine<'_>, at: At, index: usize) {
         joined.iter_mut().zip(o.iter().chain(m.iter())).for_each(|(j, x)| *j = *x);
         (e.kernels.floats.norm_in_place)(joined, c.norm_eps);
     }
-    map(e, at, Role::MemGate1, &[0..gate]);
+    map_all(e, at, Role::MemGate1, gate);
     for slot in 0..at.slots {
         let b = &mut e.buffers;
         let hidden = part(row_of(b.output, slot, w.output), gate);
-        hidden.iter_mut().for_each(|f| *f = if *f > 0.0 { *f } else { 0.0 });
+        hidden.iter_mut().for_each(|f| *f = relu(*f));
         (e.kernels.floats.norm)(hidden, c.norm_eps, part(row_of(b.input, slot, w.input), gate));
     }
-    map(e, at, Role::MemGate2, &[0..attn]);
+    map_all(e, at, Role::MemGate2, attn);
     for slot in 0..at.slots {
         let row = e.row_at(slot);
         let b = &mut e.buffers;
@@ -245,7 +250,7 @@ fn feed_forward(e: &mut Engine<'_>, at: At) {
     let ffn = c.ffn as usize;
     let own = e.member.part(ffn);
     if e.member.size == 1 {
-        map(e, at, Role::GateUp, &[0..2 * ffn]);
+        map_all(e, at, Role::GateUp, 2 * ffn);
     } else {
         map(e, at, Role::GateUp, &[own.clone(), ffn + own.start..ffn + own.end]);
     }

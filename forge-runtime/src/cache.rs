@@ -182,8 +182,7 @@ impl Caches<'_> {
         &self,
         s: &CacheShape,
         floats: &Floats,
-        ring: Ring,
-        position: u32,
+        (ring, position): (Ring, u32),
         query: &[f32],
         scores: &mut [f32],
         out: &mut [f32],
@@ -263,7 +262,7 @@ impl Caches<'_> {
     pub(crate) fn save(&self, s: &CacheShape, read: u32) -> impl Iterator<Item = u32> {
         // The last word of int8 channels may hold two that are not in use.
         let used = s.used(read) * s.width;
-        let half = (s.int8 && used % 4 != 0).then_some(used / 4);
+        let half = (s.int8 && !used.is_multiple_of(4)).then_some(used / 4);
         let ring = s.key_ring();
         let rings = s.saved(read).map(move |(keys, at)| {
             let cache = if keys { &*self.keys } else { &*self.values };

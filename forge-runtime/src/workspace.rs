@@ -49,9 +49,7 @@ impl Workspace {
     /// # Errors
     /// [`Error::Buffer`] when the machine has not that much.
     pub fn try_with(model: &Model<'_>, options: &Options<'_>) -> Result<Self> {
-        let lines = model.workspace_for(options).div_ceil(LINE);
-        let words = bytemuck::try_zeroed_slice_box(words(lines)).map_err(|()| Error::Buffer)?.into_vec();
-        Ok(Self { words, lines })
+        Self::try_of(model.workspace_for(options)).ok_or(Error::Buffer)
     }
 
     /// Memory of at least `bytes`, for a [`crate::Batch`] or [`Model::prepare`].
@@ -61,6 +59,13 @@ impl Workspace {
     pub fn of(bytes: usize) -> Self {
         let lines = bytes.div_ceil(LINE);
         Self { words: alloc::vec![0; words(lines)], lines }
+    }
+
+    /// As [`Workspace::of`]; `None` when the machine has not that much memory.
+    pub fn try_of(bytes: usize) -> Option<Self> {
+        let lines = bytes.div_ceil(LINE);
+        let words = bytemuck::try_zeroed_slice_box(words(lines)).ok()?.into_vec();
+        Some(Self { words, lines })
     }
 
     /// The memory.

@@ -8,7 +8,7 @@ use forge_runtime::constrain::Mode;
 use forge_runtime::{Constraint, Error, Generator, Model, Sampler, generate};
 use wasm_bindgen::prelude::*;
 
-use crate::owned::{OwnedGenerator, OwnedModel};
+use crate::owned::{BLOCK, OwnedGenerator, OwnedModel};
 
 /// What an answer is held to.
 #[wasm_bindgen]
@@ -134,7 +134,11 @@ impl Generation {
     fn finish_prompt(&mut self) -> Result<(), Error> {
         let rest = self.prompt.get(self.read..).unwrap_or(&[]);
         self.read = self.prompt.len();
-        self.generator.with(|g| g.start(rest))
+        let Some((last, before)) = rest.split_last() else { return Ok(()) };
+        self.generator.with(|g| {
+            g.session_mut().prefill(before)?;
+            g.start(&[*last])
+        })
     }
 
     fn next_token(&mut self) -> Result<Option<u16>, Error> {
@@ -166,16 +170,15 @@ impl Generation {
 
 #[wasm_bindgen]
 impl Generation {
-    /// Reads one token of the prompt; false when only the last one is left, which `next` reads.
+    /// Reads some tokens of the prompt; false when only the last one is left, which `next` reads.
     pub fn feed(&mut self) -> Result<bool, JsError> {
-        let left = self.prompt.len() - self.read;
-        if left < 2 {
-            return Ok(false);
+        let last = self.prompt.len().saturating_sub(1);
+        let end = last.min(self.read + BLOCK);
+        if let Some(tokens) = self.prompt.get(self.read..end) {
+            self.generator.with(|g| g.session_mut().prefill(tokens))?;
+            self.read = end;
         }
-        let token = self.prompt[self.read];
-        self.generator.with(|g| g.session_mut().feed(token))?;
-        self.read += 1;
-        Ok(left > 2)
+        Ok(self.read < last)
     }
 
     /// Generates a token and returns its text, undefined at the end. The text is empty while the bytes of a

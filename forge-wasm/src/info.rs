@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use forge_formats::tokenizer::SpecialKind;
+use forge_runtime::Kernels;
 
 use crate::owned::OwnedModel;
 
@@ -10,9 +11,10 @@ use crate::owned::OwnedModel;
 pub(crate) fn json(owned: &OwnedModel) -> String {
     let model = owned.model();
     let c = model.config();
-    let numbers: [(&str, u64); 14] = [
+    let numbers: [(&str, u64); 15] = [
         ("bytes", owned.bytes() as u64),
-        ("workspace", model.workspace() as u64),
+        ("prepared", owned.prepared_bytes() as u64),
+        ("workspace", model.workspace_for(&owned.options()) as u64),
         ("parameters", c.parameters()),
         ("vocab", c.vocab.into()),
         ("dim", c.dim.into()),
@@ -31,7 +33,8 @@ pub(crate) fn json(owned: &OwnedModel) -> String {
         // Writing to a String does not fail, here and below.
         let _ = write!(out, "\"{name}\":{value},");
     }
-    let _ = write!(out, "\"halting\":{}", c.halting);
+    let _ = write!(out, "\"halting\":{},\"kernels\":", c.halting);
+    push_string(&mut out, Kernels::best().name());
     for (name, kind) in [("tools", SpecialKind::Tool), ("slots", SpecialKind::Slot)] {
         let _ = write!(out, ",\"{name}\":[");
         let names = model.file().tokenizer().specials().filter(|(k, _)| *k == kind);

@@ -25,10 +25,12 @@ pub struct Forge {
 impl Forge {
     /// Loads a `.forge` file and checks all of it, checksums included.
     ///
+    /// Weights are laid out a second time for fast kernels where this module has some; `compact` does without.
+    ///
     /// Throws an Error that says what is wrong with the bytes.
     #[wasm_bindgen(constructor)]
-    pub fn new(bytes: Vec<u8>) -> Result<Forge, JsError> {
-        Ok(Self { model: OwnedModel::parse(bytes)? })
+    pub fn new(bytes: Vec<u8>, compact: bool) -> Result<Forge, JsError> {
+        Ok(Self { model: OwnedModel::parse(bytes, compact)? })
     }
 
     /// Sizes, tools, slots and card as JSON.

@@ -2,8 +2,11 @@
 
 use std::rc::Rc;
 
-use forge_runtime::{Error, Generator, Model, Result, Session};
+use forge_runtime::{Error, Generator, Kernels, Model, Options, Prepared, Result, Session, Workspace};
 use self_cell::{MutBorrow, self_cell};
+
+/// Tokens of a prompt read at a time, from memory the size of a few hundred kilobytes: more hardly pay.
+pub(crate) const BLOCK: usize = 16;
 
 self_cell!(
     struct ModelCell {
@@ -13,35 +16,66 @@ self_cell!(
     }
 );
 
-/// A model and the bytes of its file.
-pub(crate) struct OwnedModel(ModelCell);
+self_cell!(
+    struct PreparedCell {
+        owner: MutBorrow<Workspace>,
+        #[covariant]
+        dependent: Prepared,
+    }
+);
+
+/// A model, the bytes of its file, and its weights as the kernels of this module like them.
+pub(crate) struct OwnedModel {
+    file: ModelCell,
+    prepared: Option<PreparedCell>,
+}
 
 impl OwnedModel {
-    /// Checks a file, checksums included.
-    pub(crate) fn parse(bytes: Vec<u8>) -> Result<Rc<Self>> {
-        let cell = ModelCell::try_new(bytes, |bytes| {
+    /// Checks a file, checksums included, and lays its weights out unless `compact` asks for little memory.
+    pub(crate) fn parse(bytes: Vec<u8>, compact: bool) -> Result<Rc<Self>> {
+        let file = ModelCell::try_new(bytes, |bytes| {
             let model = Model::parse(bytes)?;
             model.file().verify()?;
             Ok::<_, Error>(model)
         })?;
-        Ok(Rc::new(Self(cell)))
+        let model = file.borrow_dependent();
+        // Portable kernels multiply the weights as they lie in the file.
+        let useful = !compact && Kernels::best().want_prepared();
+        // Without the memory for them the model runs all the same, only slower.
+        let memory = if useful { Workspace::try_of(model.prepared_bytes()) } else { None };
+        let prepare = |m| PreparedCell::try_new(MutBorrow::new(m), |m| model.prepare(m.borrow_mut().bytes()));
+        let prepared = memory.map(prepare).transpose()?;
+        Ok(Rc::new(Self { file, prepared }))
     }
 
     /// The model.
     pub(crate) fn model(&self) -> &Model<'_> {
-        self.0.borrow_dependent()
+        self.file.borrow_dependent()
+    }
+
+    /// How its sessions run.
+    pub(crate) fn options(&self) -> Options<'_> {
+        match &self.prepared {
+            Some(prepared) => Options::default().prepared(*prepared.borrow_dependent()).block(BLOCK),
+            None => Options::default(),
+        }
     }
 
     /// Length of the file.
     pub(crate) fn bytes(&self) -> usize {
-        self.0.borrow_owner().len()
+        self.file.borrow_owner().len()
+    }
+
+    /// Bytes of the weights laid out, 0 when they are not.
+    pub(crate) fn prepared_bytes(&self) -> usize {
+        self.prepared.as_ref().map_or(0, |_| self.model().prepared_bytes())
     }
 }
 
-/// What a session borrows. Words, so that the memory is aligned to 4.
+/// What a session borrows.
 struct Parts {
     model: Rc<OwnedModel>,
-    memory: MutBorrow<Vec<u32>>,
+    memory: MutBorrow<Workspace>,
 }
 
 type Owning<'m> = Generator<'m, Session<'m>>;
@@ -63,15 +97,13 @@ impl OwnedGenerator {
         model: &Rc<OwnedModel>,
         make: impl for<'m> FnOnce(Session<'m>, &'m Model<'m>) -> Result<Generator<'m>>,
     ) -> Result<Self> {
-        let words = model.model().workspace().div_ceil(4);
-        let mut memory = Vec::new();
-        memory.try_reserve_exact(words).map_err(|_| Error::Buffer)?;
-        memory.resize(words, 0);
-        let parts = Parts { model: Rc::clone(model), memory: MutBorrow::new(memory) };
+        let bytes = model.model().workspace_for(&model.options());
+        let memory = MutBorrow::new(Workspace::try_of(bytes).ok_or(Error::Buffer)?);
+        let parts = Parts { model: Rc::clone(model), memory };
         let cell = GeneratorCell::try_new(parts, |parts| {
-            let memory = bytemuck::cast_slice_mut(parts.memory.borrow_mut().as_mut_slice());
-            let session = Session::new(parts.model.model(), memory)?;
-            make(session, parts.model.model())
+            let model = &parts.model;
+            let session = Session::with(model.model(), &model.options(), parts.memory.borrow_mut().bytes())?;
+            make(session, model.model())
         })?;
         Ok(Self(cell))
     }

@@ -33,6 +33,13 @@ impl RawSession {
         Ok(self.inner.with(|g| g.session_mut().feed(token))?)
     }
 
+    /// Reads tokens without computing logits, several at a time: for all but the last of a prompt.
+    ///
+    /// Throws an Error, having read none, when one is outside the vocabulary.
+    pub fn prefill(&mut self, tokens: Vec<u16>) -> Result<(), JsError> {
+        Ok(self.inner.with(|g| g.session_mut().prefill(&tokens))?)
+    }
+
     /// Reads a token and returns the logits of the next, one for every id.
     ///
     /// Throws an Error for a token outside the vocabulary.

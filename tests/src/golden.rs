@@ -99,6 +99,33 @@ fn full() -> ModelConfig {
     ModelConfig { recursion: 3, halting: true, mem_dim: 20, mem_gate: 8, mem_layers: 0b10, ..plain() }
 }
 
+/// Query heads that share key/value heads, the other activation, no gains.
+fn grouped() -> ModelConfig {
+    ModelConfig {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 4,
+        activation: Activation::Relu2,
+        norm_gain: false,
+        ..full()
+    }
+}
+
+/// Several panels of each matrix, heads that two threads can share, a window that is no multiple of 16.
+fn wide() -> ModelConfig {
+    ModelConfig {
+        dim: 72,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 16,
+        ffn: 112,
+        mem_dim: 37,
+        mem_gate: 21,
+        window: 23,
+        ..full()
+    }
+}
+
 /// Every case, in the order of the file.
 pub fn recipes() -> Vec<Recipe> {
     use Simple::{F16, F32, Int8Row, Ternary2b, Ternary5x8, TernaryRans, TernarySparse};
@@ -111,27 +138,9 @@ pub fn recipes() -> Vec<Recipe> {
     };
     let tied = || ModelConfig { tied: true, ..plain() };
     let memory = ModelConfig { mem_dim: 20, mem_gate: 8, mem_layers: 0b11, ..plain() };
-    let grouped = ModelConfig {
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 4,
-        activation: Activation::Relu2,
-        norm_gain: false,
-        ..full()
-    };
+    let grouped = grouped();
     let int8 = |config| ModelConfig { cache: CacheKind::Int8, ..config };
-    // Several panels of each matrix, heads that two threads can share, a window that is no multiple of 16.
-    let wide = ModelConfig {
-        dim: 72,
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 16,
-        ffn: 112,
-        mem_dim: 37,
-        mem_gate: 21,
-        window: 23,
-        ..full()
-    };
+    let wide = wide();
     // Read and write well past the window.
     let long = |recipe| Recipe { prompt: 30, generated: 30, ..recipe };
     let short = |config| ModelConfig { window: 8, ..config };

@@ -9,6 +9,8 @@
 //! | `dsp` | Armv7E-M | rows as they lie in the file, two products an instruction |
 //! | `neon` | AArch64 | panels, 128 bits |
 //! | `neon_dotprod` | AArch64 with `sdot` | panels, 128 bits |
+//! | `simd128` | WebAssembly built for it | panels, 128 bits |
+//! | `relaxed-simd`, `relaxed-simd-dot` | WebAssembly built for it | panels, 128 bits |
 //!
 //! With `std` the best table is found at run time, without it by the features the crate is compiled for. All tables
 //! give the same bits: float operations are written once ([`generic`]) and compiled for each instruction set, integer
@@ -27,6 +29,8 @@ mod dsp;
 pub(crate) mod generic;
 mod panels;
 pub mod portable;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -65,10 +69,13 @@ pub(crate) struct Floats {
     pub(crate) swiglu: fn(&[f32], &[f32], &mut [f32]),
     pub(crate) relu2: fn(&[f32], &[f32], &mut [f32]),
     pub(crate) add: fn(&mut [f32], &[f32]),
-    pub(crate) remember: fn(&mut [f32], &[f32], &[f32], &[f32]),
+    pub(crate) remember: Remember,
     pub(crate) blend: fn(&mut [f32], &[f32], &[f32]),
     pub(crate) float_rows: fn(&Matrix<'_>, &[f32], usize, &mut [f32], &mut Outputs<'_>),
 }
+
+/// `(memory, values, rates, bias)`.
+pub(crate) type Remember = fn(&mut [f32], &[f32], &[f32], &[f32]);
 
 /// Integer products of panels with any number of inputs.
 #[derive(Clone, Copy)]
@@ -139,6 +146,8 @@ impl Kernels {
         let portable = portable.chain(aarch64::available());
         #[cfg(armv7em)]
         let portable = portable.chain(core::iter::once(&dsp::TABLE));
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        let portable = portable.chain(wasm::available());
         portable
     }
 
@@ -152,6 +161,11 @@ impl Kernels {
     /// The instruction set: `portable`, `avx2` …
     pub fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// Whether they multiply weights that [`crate::Model::prepare`] has laid out, which makes them faster.
+    pub fn want_prepared(&self) -> bool {
+        self.panels.is_some()
     }
 }
 

@@ -18,11 +18,32 @@ pub fn round_even(x: f32) -> f32 {
     (x + ROUNDER) - ROUNDER
 }
 
-/// `x` held to `[low, high]`; a NaN becomes `low`.
+/// `x` held to `[low, high]`, neither of which is zero; a NaN becomes `low`.
 #[inline(always)]
 pub fn clamp(x: f32, low: f32, high: f32) -> f32 {
+    let x = number_or(x, low);
     let x = if x > low { x } else { low };
     if x < high { x } else { high }
+}
+
+/// `max(x, 0)`; a NaN becomes 0.
+#[inline(always)]
+pub(crate) fn relu(x: f32) -> f32 {
+    let x = number_or(x, -1.0);
+    // The last step makes −0, which a relaxed maximum may give, to 0.
+    (if x > 0.0 { x } else { 0.0 }) + if RELAXED { 0.0 } else { -0.0 }
+}
+
+/// Whether this build has WebAssembly's relaxed SIMD.
+///
+/// LLVM then takes `if x > y { x } else { y }` for a relaxed maximum, and what that gives of a NaN, or of zeros of
+/// either sign, is the engine's choice: neither must reach it.
+const RELAXED: bool = cfg!(target_feature = "relaxed-simd");
+
+/// `x`, or `otherwise` in the place of a NaN where a maximum would not do that by itself.
+#[inline(always)]
+pub(crate) fn number_or(x: f32, otherwise: f32) -> f32 {
+    if RELAXED && x.is_nan() { otherwise } else { x }
 }
 
 /// `x · 2ᵏ` for the integer `k` whose rounded sum with [`ROUNDER`] is `shifted`; `−126 ≤ k ≤ 127`.

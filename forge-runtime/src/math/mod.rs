@@ -9,7 +9,7 @@
 mod elementary;
 mod sums;
 
-pub(crate) use elementary::ROUNDER;
+pub(crate) use elementary::{ROUNDER, relu};
 pub use elementary::{
     clamp, cos_turns, exp, exp2, round_even, rsqrt, sigmoid, silu, sin_turns, sqrt, widen_f16,
 };

@@ -1,5 +1,7 @@
 //! Sums in one fixed order: sixteen lanes, then a tree.
 
+use super::elementary::number_or;
+
 /// Accumulators of every float sum. Sixteen fill one AVX-512, two AVX2 or four 128-bit registers.
 pub const LANES: usize = 16;
 
@@ -94,7 +96,10 @@ pub fn max_abs(x: &[f32]) -> f32 {
 /// The largest of `least` and every `f(x[i])`.
 #[inline(always)]
 fn largest(x: &[f32], least: f32, f: impl Fn(f32) -> f32) -> f32 {
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let larger = |a: f32, b: f32| {
+        let b = number_or(b, a);
+        if b > a { b } else { a }
+    };
     let (chunks, tail) = x.as_chunks::<LANES>();
     let mut lanes = [least; LANES];
     for chunk in chunks {

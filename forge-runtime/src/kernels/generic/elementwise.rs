@@ -1,7 +1,7 @@
 //! Operations on whole vectors: norms, activations, gates, rotation.
 #![forbid(unsafe_code)]
 
-use crate::math::{rsqrt, sigmoid, silu, sum_squares};
+use crate::math::{relu, rsqrt, sigmoid, silu, sum_squares};
 
 /// `rsqrt(sum_squares(x) / n + eps)`, which every element is multiplied with.
 #[inline(always)]
@@ -46,12 +46,6 @@ pub(crate) fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
 #[inline(always)]
 pub(crate) fn relu2(gate: &[f32], up: &[f32], out: &mut [f32]) {
     out.iter_mut().zip(gate).zip(up).for_each(|((x, f), w)| *x = relu(*f) * relu(*f) * w);
-}
-
-/// `max(x, 0)`; a NaN becomes 0.
-#[inline(always)]
-pub(crate) fn relu(x: f32) -> f32 {
-    if x > 0.0 { x } else { 0.0 }
 }
 
 /// `memory += sigmoid(rates + bias) ⊙ (values − memory)`.
