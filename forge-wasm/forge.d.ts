@@ -49,6 +49,11 @@ export interface GenerateOptions {
   system?: string;
   /** Continue the prompt as running text instead of answering it. */
   plain?: boolean;
+  /**
+   * What the answer is held to: `auto`, the default, to a call of a tool the file lists or to text; `call` to a call; `off`
+   * to nothing. A call that is held is complete within `maxTokens`.
+   */
+  constrained?: "auto" | "call" | "off";
   /** Stops the generation; the iterator then throws the signal's reason. */
   signal?: AbortSignal;
 }

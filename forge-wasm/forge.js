@@ -1,6 +1,6 @@
 // Runs .forge models in browsers, workers and Node. The types and their documentation are in forge.d.ts.
 
-import init, { Forge as RawForge, Options } from "./pkg/forge_wasm.js";
+import init, { Constrained, Forge as RawForge, Options } from "./pkg/forge_wasm.js";
 
 /** Longest stretch of computing before other tasks get a turn, in milliseconds. */
 const SLICE_MS = 8;
@@ -111,7 +111,7 @@ function yieldToOthers() {
   });
 }
 
-function rawOptions({ maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, plain } = {}) {
+function rawOptions({ maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, plain, constrained } = {}) {
   const options = new Options();
   if (maxTokens !== undefined) options.max_tokens = maxTokens;
   if (temperature !== undefined) options.temperature = temperature;
@@ -121,6 +121,11 @@ function rawOptions({ maxTokens, temperature, topK, topP, minP, repetitionPenalt
   if (repetitionPenalty !== undefined) options.repetition_penalty = repetitionPenalty;
   if (seed !== undefined) options.seed = BigInt.asUintN(64, BigInt(seed));
   if (plain !== undefined) options.plain = plain;
+  if (constrained !== undefined) {
+    const held = { auto: Constrained.Auto, call: Constrained.Call, off: Constrained.Off }[constrained];
+    if (held === undefined) throw new TypeError("`constrained` is auto, call or off");
+    options.constrained = held;
+  }
   return options;
 }
 

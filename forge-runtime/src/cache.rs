@@ -262,11 +262,11 @@ impl Caches<'_> {
         // The last word of int8 channels may hold two that are not in use.
         let used = s.used(read) * s.width;
         let half = (s.int8 && used % 4 != 0).then_some(used / 4);
-        let ring = s.key_ring().max(1);
+        let ring = s.key_ring();
         let rings = s.saved(read).map(move |(keys, at)| {
             let cache = if keys { &*self.keys } else { &*self.values };
             let word = cache.get(at).map_or(0, |w| w.to_bits());
-            if half == Some(at % ring) { word & u32::from_le_bytes([0xFF, 0xFF, 0, 0]) } else { word }
+            if half == Some(at % ring.max(1)) { word & u32::from_le_bytes([0xFF, 0xFF, 0, 0]) } else { word }
         });
         rings.chain(self.memories.iter().take(s.memory_words).map(|m| m.to_bits()))
     }

@@ -60,13 +60,13 @@ impl<'t, 'a> Call<'t, 'a> {
         out.write_str("{\"tool\":\"")?;
         self.tool.chars().try_for_each(|c| write_escaped(c, out))?;
         out.write_str("\",\"args\":{")?;
-        let mut comma = "";
+        let mut opening = "\"";
         for (i, (name, _)) in self.arguments().enumerate() {
             if self.arguments().take(i).any(|(earlier, _)| earlier == name) {
                 continue;
             }
-            write!(out, "{comma}\"")?;
-            comma = ",";
+            out.write_str(opening)?;
+            opening = ",\"";
             name.chars().try_for_each(|c| write_escaped(c, out))?;
             out.write_str("\":")?;
             self.write_values(name, out)?;
@@ -137,8 +137,10 @@ fn text(tokenizer: &Tokenizer<'_>, tokens: &[u16], out: &mut impl FnMut(char) ->
         }
         let all = pending.get(..len + bytes.len()).unwrap_or(&[]);
         let unfinished = characters(all, &mut out)?;
-        let (start, end) = (all.len() - unfinished, all.len());
-        pending.copy_within(start..end, 0);
+        let mut kept = [0; 4];
+        let tail = all.get(all.len().saturating_sub(unfinished)..).unwrap_or(&[]);
+        kept.iter_mut().zip(tail).for_each(|(place, byte)| *place = *byte);
+        pending.iter_mut().zip(kept).for_each(|(place, byte)| *place = byte);
         len = unfinished;
     }
     if len > 0 { out(char::REPLACEMENT_CHARACTER) } else { Ok(()) }
@@ -173,7 +175,11 @@ fn write_escaped(c: char, out: &mut impl Write) -> fmt::Result {
         '\n' => out.write_str("\\n"),
         '\r' => out.write_str("\\r"),
         '\t' => out.write_str("\\t"),
-        c if u32::from(c) < 0x20 => write!(out, "\\u{:04x}", u32::from(c)),
+        c if u32::from(c) < 0x20 => {
+            // Without `write!`, which would bring all of the formatting machinery.
+            out.write_str(if u32::from(c) < 0x10 { "\\u000" } else { "\\u001" })?;
+            out.write_char(char::from_digit(u32::from(c) % 16, 16).unwrap_or('0'))
+        }
         c => out.write_char(c),
     }
 }

@@ -23,6 +23,10 @@ pub enum Error {
     Length,
     /// The tokenizer has no control token of this name.
     Control(&'static str),
+    /// A constrained completion needs room for at least this many tokens; `u32::MAX` when there are no tools to call.
+    Budget(u32),
+    /// A token that may not come next in a constrained completion.
+    Refused(u16),
 }
 
 impl Error {
@@ -38,6 +42,9 @@ impl Error {
             Error::Snapshot => "restore a snapshot with the model it was taken with",
             Error::Length => "call Session::reset",
             Error::Control(_) => "build the tokenizer with all control tokens",
+            Error::Budget(u32::MAX) => "use a model whose file lists tools, or do not ask for a call",
+            Error::Budget(_) => "allow more tokens",
+            Error::Refused(_) => "advance by tokens that Constraint::allows",
         }
     }
 }
@@ -52,6 +59,9 @@ impl fmt::Display for Error {
             Error::Snapshot => f.write_str("not a snapshot of a session of this model"),
             Error::Length => f.write_str("the session is at its last position"),
             Error::Control(name) => write!(f, "the tokenizer has no control token {name}"),
+            Error::Budget(u32::MAX) => f.write_str("the file lists no tools, so no call can be made"),
+            Error::Budget(least) => write!(f, "a completion may need {least} tokens to come to its end"),
+            Error::Refused(id) => write!(f, "token {id} may not come next"),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! From a prompt to the tokens that follow it.
 
 use core::borrow::BorrowMut;
-use core::marker::PhantomData;
 
+use crate::constrain::Constraint;
 use crate::error::{Error, Result};
 use crate::sampler::Sampler;
 use crate::session::Session;
@@ -38,6 +38,18 @@ pub fn prompt(
     Ok(len)
 }
 
+/// Forced tokens that are collected before the session reads them.
+const UNREAD: usize = 32;
+
+/// What a generator has done since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Forward passes that ended in logits.
+    pub passes: u64,
+    /// Tokens chosen without logits, because a constraint allowed no other; `<eos>` among them.
+    pub forced: u64,
+}
+
 /// Generates one completion at a time in a session, which it borrows (`S` is `&mut Session`) or owns.
 #[derive(Debug)]
 pub struct Generator<'m, S = Session<'m>> {
@@ -48,13 +60,37 @@ pub struct Generator<'m, S = Session<'m>> {
     recent_len: usize,
     /// The next token when one has been chosen and not been returned.
     next: Option<u16>,
-    model: PhantomData<Session<'m>>,
+    constraint: Option<Constraint<'m>>,
+    /// Tokens in front of the next that the session has not read.
+    unread: [u16; UNREAD],
+    unread_len: usize,
+    counts: Counts,
 }
 
 impl<'m, S: BorrowMut<Session<'m>>> Generator<'m, S> {
     /// A generator that goes on from wherever the session is. `end` is the id that ends a completion, `<eos>`.
     pub fn new(session: S, sampler: Sampler, end: u16) -> Self {
-        Self { session, sampler, end, recent: [0; RECENT], recent_len: 0, next: None, model: PhantomData }
+        Self {
+            session,
+            sampler,
+            end,
+            recent: [0; RECENT],
+            recent_len: 0,
+            next: None,
+            constraint: None,
+            unread: [0; UNREAD],
+            unread_len: 0,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Holds every completion to a constraint, which begins anew with each, and ends it with the constraint's
+    /// `<eos>`. Forced tokens take no logits: the session reads them together with the next token that does.
+    #[must_use]
+    pub fn constrained(mut self, constraint: Constraint<'m>) -> Self {
+        self.end = constraint.end();
+        self.constraint = Some(constraint);
+        self
     }
 
     /// Reads the prompt's tokens and chooses the completion's first. An empty prompt changes nothing.
@@ -62,12 +98,7 @@ impl<'m, S: BorrowMut<Session<'m>>> Generator<'m, S> {
     /// # Errors
     /// As [`Session::feed`].
     pub fn start(&mut self, prompt: &[u16]) -> Result<()> {
-        let Some((last, before)) = prompt.split_last() else {
-            return Ok(());
-        };
-        before.iter().try_for_each(|token| self.session.borrow_mut().feed(*token))?;
-        self.recent_len = 0;
-        self.advance(*last)
+        self.begin(prompt, u32::MAX)
     }
 
     /// The completion's next token; `None` after the end token, or when nothing was started.
@@ -84,12 +115,12 @@ impl<'m, S: BorrowMut<Session<'m>>> Generator<'m, S> {
     }
 
     /// Writes the completion, without the end token, to the front of `out` and returns the number of ids. Stops
-    /// when `out` is full.
+    /// when `out` is full; a constrained completion comes to its end before.
     ///
     /// # Errors
-    /// As [`Session::feed`].
+    /// As [`Session::feed`]; [`Error::Budget`] when `out` has no room for what a constraint asks for.
     pub fn complete(&mut self, prompt: &[u16], out: &mut [u16]) -> Result<usize> {
-        self.start(prompt)?;
+        self.begin(prompt, u32::try_from(out.len()).unwrap_or(u32::MAX))?;
         let mut len = 0;
         for place in out.iter_mut() {
             let Some(token) = self.next_token()? else {
@@ -101,9 +132,14 @@ impl<'m, S: BorrowMut<Session<'m>>> Generator<'m, S> {
         Ok(len)
     }
 
-    /// The session.
+    /// The session. It may not have read the last, forced tokens of a completion: see [`Generator::settle`].
     pub fn session(&self) -> &Session<'m> {
         self.session.borrow()
+    }
+
+    /// How tokens are chosen, with what has been drawn so far.
+    pub fn sampler(&self) -> &Sampler {
+        &self.sampler
     }
 
     /// The session, to read part of a prompt before [`Generator::start`] reads the rest.
@@ -111,11 +147,69 @@ impl<'m, S: BorrowMut<Session<'m>>> Generator<'m, S> {
         self.session.borrow_mut()
     }
 
+    /// What has been done so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Has the session read the forced tokens it has not read. [`Generator::start`] does so too.
+    ///
+    /// # Errors
+    /// As [`Session::feed`].
+    pub fn settle(&mut self) -> Result<()> {
+        let tokens = self.unread.get(..self.unread_len).unwrap_or(&[]);
+        self.unread_len = 0;
+        self.session.borrow_mut().prefill(tokens)
+    }
+
+    /// Starts a completion of at most `limit` tokens, as far as a constraint is to know.
+    fn begin(&mut self, prompt: &[u16], limit: u32) -> Result<()> {
+        let Some((last, before)) = prompt.split_last() else {
+            return Ok(());
+        };
+        if let Some(constraint) = &mut self.constraint {
+            constraint.restart(limit)?;
+        }
+        self.settle()?;
+        self.session.borrow_mut().prefill(before)?;
+        self.recent_len = 0;
+        self.advance(*last)
+    }
+
+    /// Chooses the token behind `token`, which the session reads now or, when no logits are asked for, later.
     fn advance(&mut self, token: u16) -> Result<()> {
-        let logits = self.session.borrow_mut().step_mut(token)?;
-        let recent = self.recent.get(..self.recent_len.min(RECENT)).unwrap_or(&[]);
-        self.next = Some(self.sampler.sample(logits, recent));
+        if self.unread_len >= UNREAD {
+            self.settle()?;
+        }
+        if let Some(place) = self.unread.get_mut(self.unread_len) {
+            *place = token;
+            self.unread_len += 1;
+        }
+        let next = match self.constraint.as_ref().and_then(Constraint::forced) {
+            Some(forced) => {
+                self.counts.forced += 1;
+                forced
+            }
+            None => self.choose()?,
+        };
+        if let Some(constraint) = &mut self.constraint {
+            constraint.advance(next)?;
+        }
+        self.next = Some(next);
         Ok(())
+    }
+
+    /// Reads what is unread and chooses the next token by its logits.
+    fn choose(&mut self) -> Result<u16> {
+        let tokens = self.unread.get(..self.unread_len).unwrap_or(&[]);
+        self.unread_len = 0;
+        let logits = self.session.borrow_mut().extend(tokens)?;
+        self.counts.passes += 1;
+        let recent = self.recent.get(..self.recent_len.min(RECENT)).unwrap_or(&[]);
+        Ok(match &self.constraint {
+            Some(constraint) => constraint.pick(&mut self.sampler, logits, recent),
+            None => self.sampler.sample(logits, recent),
+        })
     }
 
     fn remember(&mut self, token: u16) {

@@ -155,7 +155,7 @@ impl Layout {
         let memory = memory.get_mut(..self.bytes()).ok_or(Error::Buffer)?;
         let mut rest: &'m mut [f32] = try_cast_slice_mut(memory).map_err(|_| Error::Buffer)?;
         let mut cut = |words: usize| -> Result<&'m mut [f32]> {
-            let padded = words.next_multiple_of(self.align);
+            let padded = words.next_multiple_of(self.align.max(1));
             let (part, after) =
                 core::mem::take(&mut rest).split_at_mut_checked(padded).ok_or(Error::Buffer)?;
             rest = after;

@@ -22,6 +22,9 @@ mod batch;
 mod block;
 mod cache;
 pub mod call;
+#[cfg(feature = "capi")]
+pub mod capi;
+pub mod constrain;
 mod engine;
 pub mod error;
 pub mod generate;
@@ -45,6 +48,7 @@ pub mod tokenizer;
 pub mod workspace;
 
 pub use batch::Batch;
+pub use constrain::Constraint;
 pub use error::{Error, Result};
 pub use forge_formats::ModelConfig;
 pub use generate::Generator;

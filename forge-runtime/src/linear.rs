@@ -3,10 +3,11 @@
 
 use core::ops::Range;
 
+use bytemuck::must_cast_slice_mut;
 use forge_formats::Matrix;
 use forge_formats::codec::Codec;
 
-use crate::kernels::portable::{self, Quantised};
+use crate::kernels::portable;
 use crate::kernels::{Inputs, Kernels, Meta, Outputs, PANEL_ROWS, Panels, VECTOR, pack_panel, panel_vectors};
 
 /// A matrix as it lies in the file, and laid out in panels when it has been prepared.
@@ -80,12 +81,12 @@ pub(crate) fn linear(
         return;
     }
     let Some(products) = kernels.panels else {
-        by_rows(&w.matrix, xs, out, scratch);
+        by_rows(kernels, &w.matrix, xs, out, scratch);
         return;
     };
     let product = if w.matrix.codec() == Codec::Int8Row { products.int8 } else { products.ternary };
     let stride = cols.next_multiple_of(VECTOR);
-    let quantised: &mut [i8] = bytemuck::cast_slice_mut(scratch.quantised);
+    let quantised: &mut [i8] = must_cast_slice_mut(scratch.quantised);
     for (t, meta) in scratch.meta.iter_mut().enumerate().take(xs.n) {
         let q = quantised.get_mut(t * stride..).and_then(|q| q.get_mut(..stride)).unwrap_or(&mut []);
         *meta = (kernels.floats.quantise)(xs.get(t, cols), q);
@@ -114,29 +115,24 @@ fn by_tiles(
     }
 }
 
-/// Row by row from the file, an input at a time.
-fn by_rows(w: &Matrix<'_>, xs: Vectors<'_>, out: &mut Outputs<'_>, scratch: &mut Scratch<'_>) {
-    let buffer: &mut [i16] = bytemuck::cast_slice_mut(scratch.quantised);
+/// Row by row from the file, an input at a time. Rows that have to be unpacked first are, some at a time, where a
+/// decoded row would be.
+fn by_rows(
+    kernels: &Kernels,
+    w: &Matrix<'_>,
+    xs: Vectors<'_>,
+    out: &mut Outputs<'_>,
+    scratch: &mut Scratch<'_>,
+) {
+    let product = kernels.rows.unwrap_or(portable::rows);
+    let in_place = matches!(w.codec(), Codec::Int8Row | Codec::Ternary2b | Codec::Ternary5x8);
     for t in 0..xs.n {
         let x = xs.get(t, w.cols());
         let y = out.y.get_mut(t * out.stride..).and_then(|y| y.get_mut(..w.rows())).unwrap_or(&mut []);
-        match w.codec() {
-            Codec::Int8Row => quantised(x, y, buffer, |q, y| portable::gemv_int8(w, q, y)),
-            Codec::Ternary5x8 => quantised(x, y, buffer, |q, y| portable::gemv_ternary_5x8(w, q, y)),
-            _ => quantised(x, y, buffer, |q, y| portable::gemv_ternary_2b(w, q, y)),
+        if in_place {
+            product(w, x, scratch.quantised, y);
+        } else {
+            portable::packed_rows(w, x, scratch.quantised, must_cast_slice_mut(scratch.row), y);
         }
-    }
-}
-
-/// Calls a kernel with the quantised input; without, when the input is zero and so is the product.
-fn quantised<const G: usize>(
-    x: &[f32],
-    y: &mut [f32],
-    buffer: &mut [i16],
-    kernel: impl FnOnce(&Quantised<'_, G>, &mut [f32]),
-) {
-    match Quantised::new(x, buffer) {
-        Some(q) => kernel(&q, y),
-        None => y.fill(0.0),
     }
 }

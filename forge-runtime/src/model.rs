@@ -194,6 +194,8 @@ fn pack_codec(codec: Codec) -> [u32; 2] {
         Codec::SeedLm(p) => [5, word([p.block, p.coeffs, p.bits, p.exponent.cast_unsigned()])],
         Codec::Vptq(p) => [6, word([p.dim, p.index_bits, p.residual_bits, 0])],
         Codec::Hyper(p) => [7, u32::from(p.nodes) | u32::from(p.rings) << 16],
+        Codec::TernaryRans => [8, 0],
+        Codec::TernarySparse => [9, 0],
     }
 }
 
@@ -208,6 +210,8 @@ fn unpack_codec(kind: u32, parameters: u32) -> Codec {
         4 => Codec::Ternary5x8,
         5 => Codec::SeedLm(SeedLmParams { block: a, coeffs: b, bits: c, exponent: d.cast_signed() }),
         6 => Codec::Vptq(VptqParams { dim: a, index_bits: b, residual_bits: c }),
-        _ => Codec::Hyper(HyperParams { nodes: u16::from_le_bytes([a, b]), rings: c }),
+        7 => Codec::Hyper(HyperParams { nodes: u16::from_le_bytes([a, b]), rings: c }),
+        8 => Codec::TernaryRans,
+        _ => Codec::TernarySparse,
     }
 }

@@ -36,6 +36,11 @@ impl Sampler {
         Self { temperature, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, random }
     }
 
+    /// Whether it takes the largest logit as it is.
+    pub(crate) fn is_greedy(&self) -> bool {
+        (self.temperature.is_nan() || self.temperature <= 0.0) && self.repetition_penalty == 1.0
+    }
+
     /// Chooses a token; `logits` is used up. `recent` are the tokens the repetition penalty applies to. Returns 0
     /// when no logit is a number.
     pub fn sample(&mut self, logits: &mut [f32], recent: &[u16]) -> u16 {
@@ -156,6 +161,18 @@ impl Random {
         };
         let (a, b) = (next(), next());
         Self { state: [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32] }
+    }
+
+    /// The stream that goes on from a state.
+    #[cfg(feature = "capi")]
+    pub(crate) fn from_state(state: [u32; 4]) -> Self {
+        Self { state }
+    }
+
+    /// Where the stream is.
+    #[cfg(feature = "capi")]
+    pub(crate) fn state(&self) -> [u32; 4] {
+        self.state
     }
 
     fn next_u32(&mut self) -> u32 {

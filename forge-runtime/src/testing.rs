@@ -4,6 +4,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use forge_formats::codec::Codec;
 use forge_formats::codec::encode::{Simple, encode};
 use forge_formats::role::RoleKind;
 use forge_formats::tokenizer::{SpecialKind, TokenizerSpec};
@@ -78,7 +79,8 @@ pub fn random_tokenizer(vocab: u32, seed: u64) -> Vec<u8> {
 }
 
 /// A model file with random weights of about the size of trained ones: projections in `codec`, tables in `Int8Row`
-/// when that is an integer codec and else in `codec` too, vectors in `F32`.
+/// when that is a ternary codec and else in `codec` too, vectors in `F32`. Where they are in `TernarySparse`, nine of
+/// ten are 0.
 ///
 /// # Panics
 /// When the config is invalid or its vocabulary below 266.
@@ -88,11 +90,14 @@ pub fn random_model(config: &ModelConfig, seed: u64, codec: Simple) -> Vec<u8> {
         let mut noise = Noise(seed.wrapping_mul(1009).wrapping_add(at as u64));
         let simple = match (role.kind(), codec) {
             (RoleKind::Vector, _) => Simple::F32,
-            (RoleKind::Table, Simple::Ternary2b | Simple::Ternary5x8) => Simple::Int8Row,
+            (RoleKind::Table, codec) if Codec::from(codec).is_ternary() => Simple::Int8Row,
             _ => codec,
         };
         let size = rows as usize * cols as usize;
         let mut weights: Vec<f32> = (0..size).map(|_| noise.uniform() * 0.3).collect();
+        if simple == Simple::TernarySparse {
+            weights.iter_mut().filter(|_| noise.below(10) > 0).for_each(|w| *w = 0.0);
+        }
         centre(role, &mut weights);
         let payload = encode(simple, rows as usize, cols as usize, &weights);
         writer = writer.tensor(role, layer, simple.into(), payload);

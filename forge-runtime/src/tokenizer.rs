@@ -27,6 +27,11 @@ impl<'a> Tokenizer<'a> {
         self.table.vocab()
     }
 
+    /// Whether there is a token of this id.
+    pub fn has(&self, id: u16) -> bool {
+        u32::from(id) < self.vocab()
+    }
+
     /// Encodes text into the front of `out` and returns the number of ids. Text, whatever it says, never encodes
     /// to a special token. `text.len()` places always suffice.
     ///

@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::options::Options;
 use crate::prepared::Prepared;
@@ -35,6 +35,16 @@ impl Workspace {
     /// When the machine has not that much memory; compare [`Model::workspace_for`] before.
     pub fn with(model: &Model<'_>, options: &Options<'_>) -> Self {
         Self::of(model.workspace_for(options))
+    }
+
+    /// As [`Workspace::with`], for a model that may ask for more memory than there is: a small file can.
+    ///
+    /// # Errors
+    /// [`Error::Buffer`] when the machine has not that much.
+    pub fn try_with(model: &Model<'_>, options: &Options<'_>) -> Result<Self> {
+        let lines = model.workspace_for(options).div_ceil(64);
+        let lines = bytemuck::try_zeroed_slice_box(lines).map_err(|()| Error::Buffer)?.into_vec();
+        Ok(Self { lines })
     }
 
     /// Memory of at least `bytes`, for a [`crate::Batch`] or [`Model::prepare`].

@@ -52,6 +52,18 @@ fn inputs(noise: &mut Noise, len: usize) -> Vec<f32> {
     }
 }
 
+/// `FORGE_TABLES` names the tables that must be tested here, so that a section of `./test` that means to test some
+/// instruction set does not pass without it.
+#[test]
+fn the_expected_tables_are_there() {
+    let names: Vec<_> = Kernels::all().map(Kernels::name).collect();
+    if let Ok(expected) = std::env::var("FORGE_TABLES") {
+        assert_eq!(names, expected.split(' ').collect::<Vec<_>>());
+    }
+    assert_eq!(names[0], "portable");
+    assert_eq!(Kernels::best().name(), *names.last().unwrap());
+}
+
 #[test]
 fn products_are_those_of_the_portable_kernels() {
     let mut noise = Noise(7);

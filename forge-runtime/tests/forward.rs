@@ -6,6 +6,7 @@ use common::reference::Reference;
 use common::{CODECS, full, plain, random_config, run, steps, tokens};
 use forge_formats::ModelConfig;
 use forge_formats::codec::encode::Simple;
+use forge_formats::config::CacheKind;
 use forge_runtime::testing::{Noise, random_model};
 use forge_runtime::{Error, Model, Session, Workspace};
 
@@ -47,6 +48,27 @@ fn random_shapes_agree_with_the_reference() {
         used.iter_mut().zip(counts).for_each(|(u, c)| *u += c);
     }
     assert!(used[1..].iter().all(|u| *u > 50), "recursions used: {used:?}");
+}
+
+#[test]
+fn caches_of_int8_agree_with_the_reference() {
+    let mut noise = Noise(8);
+    let mut used = [0; 4];
+    for seed in 0..60 {
+        let config = ModelConfig { cache: CacheKind::Int8, ..random_config(&mut noise) };
+        let counts = agree(&config, CODECS[seed as usize % CODECS.len()], seed);
+        used.iter_mut().zip(counts).for_each(|(u, c)| *u += c);
+    }
+    assert!(used[1..].iter().all(|u| *u > 50), "recursions used: {used:?}");
+}
+
+#[test]
+fn the_cache_matters() {
+    let int8 = ModelConfig { cache: CacheKind::Int8, ..plain() };
+    let a = tokens(10, int8.vocab, 12);
+    let wide = run(&random_model(&plain(), 12, Simple::Ternary2b), &a);
+    let narrow = run(&random_model(&int8, 12, Simple::Ternary2b), &a);
+    assert!(wide[1..].iter().zip(&narrow[1..]).all(|(w, n)| w.0 != n.0));
 }
 
 #[test]

@@ -4,10 +4,23 @@ use std::rc::Rc;
 
 use forge_formats::tokenizer::{MAX_TOKEN, SpecialKind};
 use forge_runtime::call::Call;
-use forge_runtime::{Error, Model, Sampler, generate};
+use forge_runtime::constrain::Mode;
+use forge_runtime::{Constraint, Error, Generator, Model, Sampler, generate};
 use wasm_bindgen::prelude::*;
 
 use crate::owned::{BLOCK, OwnedGenerator, OwnedModel};
+
+/// What an answer is held to.
+#[wasm_bindgen]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Constrained {
+    /// A call of a tool the file lists, or text; nothing where it lists none.
+    Auto,
+    /// A call of a tool the file lists.
+    Call,
+    /// Nothing.
+    Off,
+}
 
 /// How an answer is generated.
 #[wasm_bindgen]
@@ -29,6 +42,8 @@ pub struct Options {
     pub seed: u64,
     /// Continue the prompt as running text instead of answering it.
     pub plain: bool,
+    /// What the answer is held to, unless it is plain.
+    pub constrained: Constrained,
 }
 
 #[wasm_bindgen]
@@ -46,7 +61,19 @@ impl Options {
             repetition_penalty: 1.0,
             seed: 0,
             plain: false,
+            constrained: Constrained::Auto,
         }
+    }
+
+    /// What the answers of a model are held to.
+    fn constraint<'a>(&self, model: &Model<'a>) -> Result<Option<Constraint<'a>>, Error> {
+        let mode = match self.constrained {
+            _ if self.plain => None,
+            Constrained::Auto => model.file().tools().map(|_| Mode::Any),
+            Constrained::Call => Some(Mode::Call),
+            Constrained::Off => None,
+        };
+        mode.map(|mode| Constraint::new(model, mode, self.max_tokens)).transpose()
     }
 
     fn sampler(&self) -> Sampler {
@@ -85,7 +112,13 @@ impl Generation {
     ) -> Result<Self, Error> {
         let end = model.model().tokenizer().control("<eos>")?;
         Ok(Self {
-            generator: OwnedGenerator::new(model, options.sampler(), end)?,
+            generator: OwnedGenerator::new(model, |session, model| {
+                let generator = Generator::new(session, options.sampler(), end);
+                Ok(match options.constraint(model)? {
+                    Some(constraint) => generator.constrained(constraint),
+                    None => generator,
+                })
+            })?,
             prompt: encode(model.model(), prompt, system, options.plain)?,
             read: 0,
             completion: Vec::new(),

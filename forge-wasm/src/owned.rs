@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use forge_runtime::{Error, Generator, Kernels, Model, Options, Prepared, Result, Sampler, Session, Workspace};
+use forge_runtime::{Error, Generator, Kernels, Model, Options, Prepared, Result, Session, Workspace};
 use self_cell::{MutBorrow, self_cell};
 
 /// Tokens of a prompt read at a time, from memory the size of a few hundred kilobytes: more hardly pay.
@@ -92,15 +92,18 @@ self_cell!(
 pub(crate) struct OwnedGenerator(GeneratorCell);
 
 impl OwnedGenerator {
-    /// A generator in a new session; `end` is the id it stops at.
-    pub(crate) fn new(model: &Rc<OwnedModel>, sampler: Sampler, end: u16) -> Result<Self> {
+    /// The generator that `make` makes of a new session and the model.
+    pub(crate) fn new(
+        model: &Rc<OwnedModel>,
+        make: impl for<'m> FnOnce(Session<'m>, &'m Model<'m>) -> Result<Generator<'m>>,
+    ) -> Result<Self> {
         let bytes = model.model().workspace_for(&model.options());
         let memory = MutBorrow::new(Workspace::try_of(bytes).ok_or(Error::Buffer)?);
         let parts = Parts { model: Rc::clone(model), memory };
         let cell = GeneratorCell::try_new(parts, |parts| {
             let model = &parts.model;
             let session = Session::with(model.model(), &model.options(), parts.memory.borrow_mut().bytes())?;
-            Ok::<_, Error>(Generator::new(session, sampler, end))
+            make(session, model.model())
         })?;
         Ok(Self(cell))
     }

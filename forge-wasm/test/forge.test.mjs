@@ -51,6 +51,24 @@ test("each token is the likeliest, step by step", async () => {
   assert.equal(session.position, session.encode(prompt).length + 1 + pieces.length);
 });
 
+test("a call is held to the tools the file lists", async () => {
+  const forge = await load(file("tools"));
+  const room = "salon";
+  // The model says level 20, of which the file's range allows the first digit.
+  for (const constrained of [undefined, "auto", "call"]) {
+    const call = await forge.call("anything", { constrained });
+    assert.deepEqual(call, { tool: "set_light", args: { room, level: "2" } });
+  }
+  const free = await forge.call("anything", { constrained: "off" });
+  assert.deepEqual(free, { tool: "set_light", args: { room, level: "20" } });
+  const pieces = await collect(forge.pieces("anything", { constrained: "call", maxTokens: 9 }));
+  assert.equal(pieces.length, 9, "the shortest call is nine tokens");
+  assert.throws(() => forge.start("anything", { constrained: "call", maxTokens: 8 }), /9 tokens/);
+  assert.throws(() => forge.start("anything", { constrained: "always" }), TypeError);
+  const bare = await load(file("call"));
+  assert.throws(() => bare.start("anything", { constrained: "call" }), /lists no tools/);
+});
+
 test("call parses a tool call", async () => {
   const forge = await load(file("call"));
   assert.deepEqual(await forge.call("dim the salon lights to 20"), {

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::codec::Matrix;
+use crate::codec::{Codec, Matrix};
 use crate::config::{CacheKind, ModelConfig};
 use crate::error::{Error, Result};
 use crate::header::{ALIGN, FEATURE_CACHE_INT8, Header, align_up, crc32};
@@ -39,10 +39,14 @@ impl<'a> File<'a> {
         }
         head.config.validate()?;
         let sections = Sections { records, left: head.sections };
+        let mut features = header.features & FEATURE_CACHE_INT8;
         let mut layout = Layout { sections: sections.clone(), data, end: 0, ahead: None };
         for (role, layer, shape) in head.config.tensors() {
             let (section, payload) = layout.next()?.ok_or(Error::Tensor(role.name()))?;
-            check_tensor(&section.content, payload, role, layer, shape)?;
+            features |= check_tensor(&section.content, payload, role, layer, shape)?.feature();
+        }
+        if features != header.features {
+            return Err(Error::Manifest);
         }
         let tokenizer = layout.take(|c| matches!(c, Content::Tokenizer))?;
         let tokenizer = TokenizerTable::parse(tokenizer.ok_or(Error::Tokenizer("missing"))?)?;
@@ -234,13 +238,13 @@ impl<'a> Layout<'a> {
     }
 }
 
-/// The section must hold exactly this tensor, in a codec its role allows, with a valid payload.
-fn check_tensor(content: &Content, payload: &[u8], role: Role, layer: u32, shape: [u32; 2]) -> Result<()> {
+/// The section must hold exactly this tensor, in a codec its role allows, with a valid payload. Returns the codec.
+fn check_tensor(content: &Content, payload: &[u8], role: Role, layer: u32, shape: [u32; 2]) -> Result<Codec> {
     match content {
         Content::Tensor { role: r, layer: l, shape: s, codec }
             if (*r, *l, *s) == (role, layer, shape) && codec.allowed(role.kind()) =>
         {
-            Matrix::new(*codec, shape, payload).map(|_| ())
+            Matrix::new(*codec, shape, payload).map(|_| *codec)
         }
         _ => Err(Error::Tensor(role.name())),
     }

@@ -12,8 +12,12 @@ pub const MAJOR: u16 = 1;
 pub const MINOR: u16 = 1;
 /// Feature bit: sessions keep keys and values as signed bytes ([`crate::config::CacheKind::Int8`]).
 pub const FEATURE_CACHE_INT8: u32 = 1;
+/// Feature bit: a tensor is coded as [`crate::Codec::TernaryRans`].
+pub const FEATURE_TERNARY_RANS: u32 = 2;
+/// Feature bit: a tensor is coded as [`crate::Codec::TernarySparse`].
+pub const FEATURE_TERNARY_SPARSE: u32 = 4;
 /// Feature bits this crate understands; any other set bit is refused.
-pub const FEATURES: u32 = FEATURE_CACHE_INT8;
+pub const FEATURES: u32 = FEATURE_CACHE_INT8 | FEATURE_TERNARY_RANS | FEATURE_TERNARY_SPARSE;
 /// Sections begin at multiples of this.
 pub const ALIGN: usize = 64;
 /// Bytes of the header.
@@ -26,6 +30,14 @@ static CRC32: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
 /// CRC-32 as in zip, PNG and Ethernet.
 pub fn crc32(bytes: &[u8]) -> u32 {
+    #[cfg(feature = "std")]
+    return crc32fast::hash(bytes);
+    #[cfg(not(feature = "std"))]
+    crc32_by_table(bytes)
+}
+
+/// The same without instructions for it: what devices do.
+pub fn crc32_by_table(bytes: &[u8]) -> u32 {
     CRC32.checksum(bytes)
 }
 

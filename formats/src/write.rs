@@ -133,10 +133,11 @@ impl Writer {
 
     /// What a reader must understand.
     fn features(&self) -> u32 {
-        match self.config.cache {
+        let cache = match self.config.cache {
             CacheKind::F32 => 0,
             CacheKind::Int8 => FEATURE_CACHE_INT8,
-        }
+        };
+        self.tensors.values().fold(cache, |features, (codec, _)| features | codec.feature())
     }
 
     /// Places the sections in file order.

@@ -2,11 +2,13 @@
 
 mod common;
 
-use common::{Raw, full_config, join, model, patch_header, plain_config, spec};
+use common::{Raw, full_config, join, model, newer, patch_header, plain_config, spec};
 use forge_formats::codec::Codec;
 use forge_formats::codec::encode::{Simple, encode};
 use forge_formats::config::CacheKind;
-use forge_formats::header::{ALIGN, FEATURE_CACHE_INT8, FEATURES, MANIFEST_MAX, crc32};
+use forge_formats::header::{
+    ALIGN, FEATURE_CACHE_INT8, FEATURE_TERNARY_RANS, FEATURE_TERNARY_SPARSE, FEATURES, MANIFEST_MAX, crc32,
+};
 use forge_formats::manifest::{Content, Section};
 use forge_formats::write::Writer;
 use forge_formats::{Error, File, ModelConfig, Role};
@@ -145,6 +147,25 @@ fn an_int8_cache_is_a_feature_that_readers_must_understand() {
     assert!(differing.iter().all(|at| [10, 12, 60, 61, 62, 63].contains(at)), "{differing:?}");
     assert_eq!(bytes.len(), plain.len());
     assert_eq!(File::parse(&plain).unwrap().config().cache, CacheKind::F32);
+}
+
+#[test]
+fn features_are_those_that_are_used() {
+    let bytes = newer().finish().unwrap();
+    let file = File::parse(&bytes).unwrap();
+    file.verify().unwrap();
+    assert_eq!((file.header().minor, file.header().features), (1, FEATURES));
+    assert_eq!(Writer::from_file(&file).finish().unwrap(), bytes);
+    for bit in [FEATURE_TERNARY_RANS, FEATURE_TERNARY_SPARSE] {
+        let mut raw = Raw::new(&bytes);
+        raw.features &= !bit;
+        assert_eq!(refusal(&raw.bytes()), Error::Manifest, "used, but not said: {bit}");
+        let mut raw = Raw::new(&model(&plain_config()).finish().unwrap());
+        (raw.minor, raw.features) = (1, bit);
+        assert_eq!(refusal(&raw.bytes()), Error::Manifest, "said, but not used: {bit}");
+        raw.features = 0;
+        assert!(File::parse(&raw.bytes()).is_ok());
+    }
 }
 
 /// Version 1.0 knew no feature: what it does with this file is what this reader does with every bit it does not know,
@@ -298,7 +319,7 @@ fn codecs_a_role_forbids_are_refused() {
         let payload = encode(codec, rows, cols, &common::values(3, rows * cols));
         model(&config).replace(role, 0, codec.into(), payload).finish()
     };
-    for codec in [Simple::Ternary2b, Simple::Ternary5x8] {
+    for codec in [Simple::Ternary2b, Simple::Ternary5x8, Simple::TernaryRans, Simple::TernarySparse] {
         assert_eq!(file(Role::Embedding, codec), Err(Error::Tensor("embedding")));
         assert_eq!(file(Role::FinalNorm, codec), Err(Error::Tensor("final_norm")));
         assert!(file(Role::Qkv, codec).is_ok());
@@ -459,4 +480,18 @@ fn verify_names_the_damaged_section() {
     let bytes = raw.bytes();
     let file = File::parse(&bytes).unwrap();
     assert_eq!(file.verify(), Err(Error::Checksum("final_norm")));
+}
+
+/// With `std` the checksum has instructions of its own; without, and on devices, a table.
+#[test]
+fn both_checksums_agree() {
+    use forge_formats::header::crc32_by_table;
+    assert_eq!((crc32(b"123456789"), crc32_by_table(b"123456789")), (0xCBF4_3926, 0xCBF4_3926));
+    let bytes: Vec<u8> = common::values(1, 4096).iter().map(|v| (v * 127.0) as i8 as u8).collect();
+    for len in (0..300).chain([511, 512, 513, 1023, 4000]) {
+        for start in [0, 1, 7, 96] {
+            let part = &bytes[start..start + len];
+            assert_eq!(crc32(part), crc32_by_table(part), "{len} bytes from {start}");
+        }
+    }
 }

@@ -4,27 +4,28 @@ mod common;
 
 use std::path::PathBuf;
 
-use common::{full_config, model, plain_config, searched};
+use common::{full_config, model, newer, plain_config, searched};
 use forge_formats::write::Writer;
 use forge_formats::{File, ModelConfig};
 
-/// Name, and the model it was written from.
-fn golden() -> [(&'static str, Vec<u8>); 4] {
+/// Folder and name, and the model it was written from.
+fn golden() -> [(&'static str, Vec<u8>); 5] {
     let write = |config: &ModelConfig| model(config).finish().unwrap();
     [
-        ("plain.forge", write(&plain_config())),
-        ("full.forge", write(&full_config())),
-        ("searched.forge", searched().finish().unwrap()),
-        ("extra.forge", model(&plain_config()).card("").extra(7, *b"later").finish().unwrap()),
+        ("v1_0/plain.forge", write(&plain_config())),
+        ("v1_0/full.forge", write(&full_config())),
+        ("v1_0/searched.forge", searched().finish().unwrap()),
+        ("v1_0/extra.forge", model(&plain_config()).card("").extra(7, *b"later").finish().unwrap()),
+        ("v1_1/newer.forge", newer().finish().unwrap()),
     ]
 }
 
 fn path(name: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "tests", "golden", "v1_0", name].iter().collect()
+    [env!("CARGO_MANIFEST_DIR"), "tests", "golden", name].iter().collect()
 }
 
 #[test]
-fn version_1_0_files_read_and_write_the_same() {
+fn files_of_every_version_read_and_write_the_same() {
     for (name, today) in golden() {
         let bytes = std::fs::read(path(name)).unwrap();
         let file = File::parse(&bytes).unwrap();
@@ -38,8 +39,8 @@ fn version_1_0_files_read_and_write_the_same() {
 /// so that a decoder that changes is noticed even if writer and reader change alike.
 #[test]
 fn version_1_0_weights_decode_the_same() {
-    for (name, expected) in [("plain.forge", PLAIN), ("full.forge", FULL), ("searched.forge", SEARCHED)] {
-        let bytes = std::fs::read(path(name)).unwrap();
+    for (name, expected) in [("plain", PLAIN), ("full", FULL), ("searched", SEARCHED)] {
+        let bytes = std::fs::read(path(&format!("v1_0/{name}.forge"))).unwrap();
         let file = File::parse(&bytes).unwrap();
         let mut hash = 0xCBF2_9CE4_8422_2325u64;
         for (role, layer, [rows, cols]) in file.config().tensors() {
@@ -63,7 +64,7 @@ const FULL: u64 = 0x62ea_fb38_ffe6_7bd7;
 /// The example of `docs/format.md`, section 3.
 #[test]
 fn worked_bytes() {
-    let bytes = std::fs::read(path("plain.forge")).unwrap();
+    let bytes = std::fs::read(path("v1_0/plain.forge")).unwrap();
     let header = "89 46 4F 52 47 45 0D 0A  01 00  00 00  00 00 00 00  7F 00 00 00  C0 00 00 00 \
                   0D 10 00 00 00 00 00 00  C9 D0 62 2B  00 00 00 00 00 00 00 00 00 00 00 00 \
                   00 00 00 00 00 00 00 00 00 00 00 00  A7 88 23 B2";

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Raw, model, patch_header, plain_config};
+use common::{Raw, model, patch_header, plain_config, schema};
 use forge_formats::manifest::Content;
 use forge_formats::tokenizer::{SpecialKind, TokenizerSpec, TokenizerTable};
 use forge_formats::tools::{self, SlotSpec, ToolSpec, ToolTable, Value, ValueSpec, to_bytes};
@@ -194,15 +194,6 @@ fn value() -> impl Strategy<Value = (ValueSpec, bool, bool)> {
     (kinds, any::<bool>(), any::<bool>())
 }
 
-fn schema() -> Vec<u8> {
-    let tokenizer = common::spec().to_bytes().unwrap();
-    let tokenizer = TokenizerTable::parse(&tokenizer).unwrap();
-    let tool = tokenizer.special(SpecialKind::Tool, "timer").unwrap();
-    let argument = tokenizer.special(SpecialKind::Slot, "timer").unwrap();
-    let slots = vec![slot(argument, ValueSpec::Integer { min: 1, max: 99 })];
-    to_bytes(&[ToolSpec { token: tool, slots }], &tokenizer).unwrap()
-}
-
 #[test]
 fn a_file_with_tools_is_one_of_version_1_1() {
     let bytes = model(&plain_config()).tools(schema()).extra(9, [1]).finish().unwrap();
@@ -230,7 +221,7 @@ fn a_wrong_table_spoils_a_file_of_version_1_1_only() {
     };
     assert_eq!(newer(good), Ok(true));
     let at = raw.position(Content::Extra { tag: tools::TAG });
-    raw.payload(at)[2] ^= 1;
+    raw.payload(at)[2] ^= 0x0F;
     raw.seal();
     assert!(File::parse(&raw.bytes()).is_ok());
     assert_eq!(newer(raw.bytes()), Err(Error::Tools("tool's token")));

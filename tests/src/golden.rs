@@ -42,6 +42,8 @@ pub enum Source {
     },
     /// A model that answers every prompt with the same tool call.
     Script,
+    /// The same in a file that lists its tool.
+    Tools,
     /// A file of this repository, by its path from the root.
     File(&'static str),
 }
@@ -99,7 +101,7 @@ fn full() -> ModelConfig {
 
 /// Every case, in the order of the file.
 pub fn recipes() -> Vec<Recipe> {
-    use Simple::{F16, F32, Int8Row, Ternary2b, Ternary5x8};
+    use Simple::{F16, F32, Int8Row, Ternary2b, Ternary5x8, TernaryRans, TernarySparse};
     let random = |name, codec, config| Recipe {
         name,
         source: Source::Random { config, codec },
@@ -128,6 +130,8 @@ pub fn recipes() -> Vec<Recipe> {
         random("halting", Ternary2b, ModelConfig { recursion: 3, halting: true, ..plain() }),
         random("memory", Ternary2b, memory),
         random("full", Ternary5x8, full()),
+        random("rans", TernaryRans, plain()),
+        random("sparse", TernarySparse, full()),
         random("full_f16", F16, full()),
         random("grouped", Ternary2b, grouped),
         Recipe {
@@ -138,6 +142,7 @@ pub fn recipes() -> Vec<Recipe> {
         Recipe { sampled: Some(7), generated: 40, ..random("sampled", Ternary2b, full()) },
         Recipe { source: searched, ..random("searched", F32, plain()) },
         Recipe { source: Source::Script, ..random("call", F32, plain()) },
+        Recipe { source: Source::Tools, ..random("tools", F32, plain()) },
     ]
 }
 
@@ -150,6 +155,7 @@ impl Recipe {
         match &self.source {
             Source::Random { config, codec } => random_model(config, 1, *codec),
             Source::Script => script::file(),
+            Source::Tools => script::file_with_tools(),
             Source::File(path) => {
                 let path = folder().join("../..").join(path);
                 std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))

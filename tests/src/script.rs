@@ -8,12 +8,17 @@
 use forge_formats::codec::encode::{Simple, encode};
 use forge_formats::config::{Activation, CacheKind};
 use forge_formats::tokenizer::{SpecialKind, TokenizerTable};
+use forge_formats::tools::{SlotSpec, ToolSpec, ValueSpec, to_bytes};
 use forge_formats::write::Writer;
-use forge_formats::{ModelConfig, Role};
+use forge_formats::{File, ModelConfig, Role};
 use forge_runtime::testing::random_tokenizer;
 
 /// The call it makes, as text.
 pub const CALL: &str = r#"{"tool":"set_light","args":{"room":"salon","level":"20"}}"#;
+
+/// The call it makes when it is held to the tools of [`file_with_tools`]: its room is one of theirs, its level is out of
+/// their range after the first digit.
+pub const HELD_CALL: &str = r#"{"tool":"set_light","args":{"room":"salon","level":"2"}}"#;
 
 const VOCAB: u32 = 268;
 const DIM: u32 = 16;
@@ -79,4 +84,24 @@ pub fn file() -> Vec<u8> {
         .card(r#"{"name":"script","note":"made by hand"}"#)
         .finish()
         .expect("a valid model")
+}
+
+/// The same model in a file that lists its tool: the room is `attic` or `salon`, the level 0 to 9.
+///
+/// # Panics
+/// As [`file`].
+pub fn file_with_tools() -> Vec<u8> {
+    let bytes = file();
+    let file = File::parse(&bytes).expect("a valid model");
+    let table = file.tokenizer();
+    let id = |kind, name| table.special(kind, name).expect("a name of the tokenizer");
+    let slot = |name, value| {
+        let token = id(SpecialKind::Slot, name);
+        SlotSpec { token, required: true, repeatable: false, value }
+    };
+    let rooms = ValueSpec::Choice(["attic", "salon"].map(String::from).into());
+    let slots = vec![slot("room", rooms), slot("level", ValueSpec::Integer { min: 0, max: 9 })];
+    let tools = [ToolSpec { token: id(SpecialKind::Tool, "set_light"), slots }];
+    let tools = to_bytes(&tools, &table).expect("a valid table");
+    Writer::from_file(&file).tools(tools).finish().expect("a valid model")
 }

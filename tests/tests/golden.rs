@@ -5,7 +5,8 @@ use std::fs;
 
 use forge_formats::Role;
 use forge_formats::manifest::Content;
-use forge_runtime::{Model, Session};
+use forge_runtime::constrain::Mode;
+use forge_runtime::{Constraint, Generator, Model, Sampler, Session, Workspace, call};
 use forge_tests::golden::{Case, folder, recipes, run};
 use forge_tests::{answers, script};
 
@@ -47,9 +48,12 @@ fn every_recipe_has_its_case_and_every_file_its_line() {
 }
 
 #[test]
-fn two_packings_of_the_same_trits_give_the_same_bits() {
-    let (two_bit, five_in_eight) = (named("ternary2b").0, named("ternary5x8").0);
-    assert_eq!((two_bit.generated, two_bit.crc), (five_in_eight.generated, five_in_eight.crc));
+fn packings_of_the_same_trits_give_the_same_bits() {
+    let two_bit = named("ternary2b").0;
+    for other in ["ternary5x8", "rans"] {
+        let other = named(other).0;
+        assert_eq!((&two_bit.generated, two_bit.crc), (&other.generated, other.crc), "{}", other.name);
+    }
 }
 
 /// Negative control: one bit of one weight changes the checksum.
@@ -95,6 +99,27 @@ fn every_question_gets_the_committed_answer() {
 }
 
 /// The model made by hand says what it was made to say.
+#[test]
+fn the_script_is_held_to_the_tools_of_its_file() {
+    let file = named("tools").1;
+    assert_eq!(file, script::file_with_tools());
+    assert_eq!(answers::answer(&file, "anything", None, None).as_deref(), Ok(script::CALL));
+    let model = Model::parse(&file).expect("a model");
+    let tokenizer = model.tokenizer();
+    for mode in [Mode::Any, Mode::Call] {
+        let mut memory = Workspace::new(&model);
+        let session = Session::new(&model, memory.bytes()).expect("enough memory");
+        let constraint = Constraint::new(&model, mode, 40).expect("enough tokens");
+        let mut generator = Generator::new(session, Sampler::greedy(), 0).constrained(constraint);
+        let mut out = [0; 40];
+        let prompt = [tokenizer.control("<sep>").expect("a control token")];
+        let len = generator.complete(&prompt, &mut out).expect("room for a call");
+        let mut json = String::new();
+        call::render(&tokenizer, &out[..len], &mut json).expect("writing to a String");
+        assert_eq!(json, script::HELD_CALL, "{mode:?}");
+    }
+}
+
 #[test]
 fn the_script_is_followed() {
     let (_, file) = named("call");

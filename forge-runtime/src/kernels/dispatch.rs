@@ -14,27 +14,22 @@ macro_rules! floats_with {
         use $crate::kernels::{Floats, Outputs};
         use forge_formats::Matrix;
         Floats {
-            norm: compiled!($feature, (x: &[f32], eps: f32, out: &mut [f32]) => generic::norm),
-            norm_in_place: compiled!($feature, (x: &mut [f32], eps: f32) => generic::norm_in_place),
-            norm_gained: compiled!($feature,
-                (x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) => generic::norm_gained),
-            quantise: compiled!($feature, (x: &[f32], q: &mut [i8]) -> Meta => generic::quantise),
-            rotate: compiled!($feature, (x: &mut [f32], turns: &[f32]) => generic::rotate),
-            attend: compiled!($feature,
-                (head: &HeadF32<'_>, query: &[f32], scale: f32, scratch: &mut [f32], out: &mut [f32])
-                    => generic::attend),
-            attend_int8: compiled!($feature,
-                (head: &HeadInt8<'_>, query: &[f32], scale: f32, scratch: &mut [f32], out: &mut [f32])
+            norm: compiled!($feature, norm(x: &[f32], eps: f32, out: &mut [f32]) => generic::norm),
+            norm_in_place: compiled!($feature, norm_in_place(x: &mut [f32], eps: f32) => generic::norm_in_place),
+            norm_gained: compiled!($feature, norm_gained(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) => generic::norm_gained),
+            quantise: compiled!($feature, quantise(x: &[f32], q: &mut [i8]) -> Meta => generic::quantise),
+            rotate: compiled!($feature, rotate(x: &mut [f32], turns: &[f32]) => generic::rotate),
+            attend: compiled!($feature, attend(head: &HeadF32<'_>, query: &[f32], scale: f32, scratch: &mut [f32], out: &mut [f32])
+                    => generic::attend_fixed),
+            attend_int8: compiled!($feature, attend_int8(head: &HeadInt8<'_>, query: &[f32], scale: f32, scratch: &mut [f32], out: &mut [f32])
                     => generic::attend_int8),
-            store_int8: compiled!($feature, (x: &[f32], q: &mut [i8]) -> f32 => generic::store_int8),
-            swiglu: compiled!($feature, (gate: &[f32], up: &[f32], out: &mut [f32]) => generic::swiglu),
-            relu2: compiled!($feature, (gate: &[f32], up: &[f32], out: &mut [f32]) => generic::relu2),
-            add: compiled!($feature, (x: &mut [f32], y: &[f32]) => generic::add),
-            remember: compiled!($feature,
-                (memory: &mut [f32], values: &[f32], rates: &[f32], bias: &[f32]) => generic::remember),
-            blend: compiled!($feature, (o: &mut [f32], m: &[f32], gate: &[f32]) => generic::blend),
-            float_rows: compiled!($feature,
-                (w: &Matrix<'_>, xs: &[f32], stride: usize, row: &mut [f32], out: &mut Outputs<'_>)
+            store_int8: compiled!($feature, store_int8(x: &[f32], q: &mut [i8]) -> f32 => generic::store_int8),
+            swiglu: compiled!($feature, swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) => generic::swiglu),
+            relu2: compiled!($feature, relu2(gate: &[f32], up: &[f32], out: &mut [f32]) => generic::relu2),
+            add: compiled!($feature, add(x: &mut [f32], y: &[f32]) => generic::add),
+            remember: compiled!($feature, remember(memory: &mut [f32], values: &[f32], rates: &[f32], bias: &[f32]) => generic::remember),
+            blend: compiled!($feature, blend(o: &mut [f32], m: &[f32], gate: &[f32]) => generic::blend),
+            float_rows: compiled!($feature, float_rows(w: &Matrix<'_>, xs: &[f32], stride: usize, row: &mut [f32], out: &mut Outputs<'_>)
                     => generic::float_rows),
         }
     }};
@@ -43,16 +38,17 @@ macro_rules! floats_with {
 /// `$body`, or a kernel that itself has the feature, as a function pointer that anyone may call.
 #[allow(unused_macros, reason = "not every target has an instruction set of its own")]
 macro_rules! compiled {
-    ($feature:literal, ($($arg:ident: $ty:ty),*) $(-> $ret:ty)? => $body:path) => {{
-        fn entry($($arg: $ty),*) $(-> $ret)? {
+    ($feature:literal, $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? => $body:path) => {{
+        fn $name($($arg: $ty),*) $(-> $ret)? {
             #[target_feature(enable = $feature)]
+            #[inline]
             fn inner($($arg: $ty),*) $(-> $ret)? {
                 $body($($arg),*)
             }
             // SAFETY: the table that holds this function is given out only where the feature has been found.
             unsafe { inner($($arg),*) }
         }
-        entry
+        $name
     }};
 }
 

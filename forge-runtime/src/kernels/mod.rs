@@ -8,13 +8,20 @@
 //! | `avx512` | x86-64 with VNNI | panels, 512 bits |
 //! | `simd128` | WebAssembly built for it | panels, 128 bits |
 //! | `relaxed-simd`, `relaxed-simd-dot` | WebAssembly built for it | panels, 128 bits |
+//! | `dsp` | Armv7E-M | rows as they lie in the file, two products an instruction |
+//! | `neon` | AArch64 | panels, 128 bits |
+//! | `neon_dotprod` | AArch64 with `sdot` | panels, 128 bits |
 //!
 //! With `std` the best table is found at run time, without it by the features the crate is compiled for. All tables
 //! give the same bits: float operations are written once ([`generic`]) and compiled for each instruction set, integer
 //! products are exact in any order.
 #![deny(unsafe_code)]
 
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+mod aarch64;
 mod dispatch;
+#[cfg(armv7em)]
+mod dsp;
 pub(crate) mod generic;
 mod panels;
 pub mod portable;
@@ -37,7 +44,12 @@ pub struct Kernels {
     pub(crate) floats: Floats,
     /// Products over panels; without them integer matrices are multiplied row by row, as they lie in the file.
     pub(crate) panels: Option<Products>,
+    /// Products of rows, for tables without panels that have better ones than [`portable::rows`].
+    pub(crate) rows: Option<RowProduct>,
 }
+
+/// `y = W x` of an integer matrix as it lies in the file, with the memory [`portable::rows`] needs to work in.
+pub(crate) type RowProduct = fn(&Matrix<'_>, &[f32], &mut [u32], &mut [f32]);
 
 /// Float operations; see [`generic`] for each.
 #[derive(Clone, Copy)]
@@ -125,7 +137,18 @@ impl Kernels {
         let portable = portable.chain(x86::available());
         #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
         let portable = portable.chain(wasm::available());
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+        let portable = portable.chain(aarch64::available());
+        #[cfg(armv7em)]
+        let portable = portable.chain(core::iter::once(&dsp::TABLE));
         portable
+    }
+
+    /// `y = W x` of an integer matrix as it lies in the file, one input at a time and without panels, with
+    /// `(w.cols() + 80) / 2` words to work in: what tests of kernels compare where there is no heap.
+    #[doc(hidden)]
+    pub fn multiply_rows(&self, w: &Matrix<'_>, x: &[f32], buffer: &mut [u32], y: &mut [f32]) {
+        self.rows.unwrap_or(portable::rows)(w, x, buffer, y);
     }
 
     /// The instruction set: `portable`, `avx2` …

@@ -8,6 +8,7 @@
 
 use forge_formats::Matrix;
 use forge_formats::codec::Codec;
+use forge_formats::config::limits;
 
 use crate::math::widen_f16;
 
@@ -15,6 +16,8 @@ use crate::math::widen_f16;
 pub(crate) const VECTOR: usize = 64;
 /// Rows of a panel.
 pub(crate) const PANEL_ROWS: usize = 16;
+/// Bytes of four rows of the widest matrix (the memory gate's first, of two attention widths), four trits a byte.
+const TILE: usize = 2 * limits::WIDTH as usize;
 
 /// Panels of one matrix, or of some of its rows.
 #[derive(Clone, Copy, Debug)]
@@ -68,9 +71,12 @@ pub(crate) fn pack_panel(w: &Matrix<'_>, first: usize, panel: &mut [[u8; VECTOR]
             clear_lane(vectors, lane);
         } else if w.codec() == Codec::Int8Row {
             pack_int8(w.row_bytes(first + lane), vectors, lane);
-        } else {
-            pack_trits(w, first + lane, vectors, lane);
+        } else if w.codec() == Codec::Ternary2b {
+            pack_trits(w.row_bytes(first + lane), vectors, lane);
         }
+    }
+    if w.codec().is_ternary() && w.codec() != Codec::Ternary2b {
+        pack_streamed(w, first, vectors);
     }
 }
 
@@ -92,39 +98,28 @@ fn pack_int8(row: &[u8], vectors: &mut [[u8; VECTOR]], lane: usize) {
     lane_of(vectors, lane).zip(pieces).for_each(|(place, piece)| *place = *piece);
 }
 
-fn pack_trits(w: &Matrix<'_>, r: usize, vectors: &mut [[u8; VECTOR]], lane: usize) {
-    if w.codec() == Codec::Ternary2b {
-        let (whole, tail) = w.row_bytes(r).as_chunks::<4>();
-        let mut last = [0; 4];
-        last.iter_mut().zip(tail).for_each(|(l, t)| *l = *t);
-        let pieces = whole.iter().chain(core::iter::once(&last));
-        lane_of(vectors, lane).zip(pieces).for_each(|(place, piece)| *place = interleave(*piece));
-    } else {
-        let mut places = lane_of(vectors, lane);
-        let mut trits = five_by_eight(w.row_bytes(r));
-        let mut left = w.cols();
-        while left > 0 {
-            let Some(place) = places.next() else { break };
-            let mut packed = 0u32;
-            for n in 0..16.min(left) {
-                packed |= u32::from(trits.next().unwrap_or(1)) << (2 * n);
-            }
-            *place = interleave(packed.to_le_bytes());
-            left = left.saturating_sub(16);
-        }
-    }
+/// A row packed as `Ternary2b` packs it.
+fn pack_trits(row: &[u8], vectors: &mut [[u8; VECTOR]], lane: usize) {
+    let (whole, tail) = row.as_chunks::<4>();
+    let mut last = [0; 4];
+    last.iter_mut().zip(tail).for_each(|(l, t)| *l = *t);
+    let pieces = whole.iter().chain(core::iter::once(&last));
+    lane_of(vectors, lane).zip(pieces).for_each(|(place, piece)| *place = interleave(*piece));
 }
 
-/// The digits 0, 1, 2 of a `Ternary5x8` row.
-fn five_by_eight(row: &[u8]) -> impl Iterator<Item = u8> {
-    row.iter().flat_map(|byte| {
-        let mut rest = u16::from(*byte);
-        core::array::from_fn::<u8, 5, _>(|_| {
-            let next = rest * 3;
-            rest = next & 0xFF;
-            (next >> 8) as u8
-        })
-    })
+/// Rows of any ternary codec, by way of `Ternary2b`, four at a time: entropy-coded ones are decoded side by side.
+#[inline(never)]
+fn pack_streamed(w: &Matrix<'_>, first: usize, vectors: &mut [[u8; VECTOR]]) {
+    let mut rows = [0; TILE];
+    let stride = w.packed_2b_bytes().max(1);
+    let tile = rows.get_mut(..4 * stride).unwrap_or(&mut []);
+    for lane in (0..PANEL_ROWS).step_by(4) {
+        w.pack_rows_2b(first + lane, tile);
+        let present = w.rows().saturating_sub(first + lane);
+        for (n, row) in tile.chunks_exact(stride).take(present).enumerate() {
+            pack_trits(row, vectors, lane + n);
+        }
+    }
 }
 
 /// Sixteen trits from the order of the file (trit `4j + p` in bits `2p` of byte `j`) to that of a panel: the 4 × 4

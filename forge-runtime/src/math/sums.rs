@@ -58,13 +58,13 @@ fn fold<X: Copy, Y: Copy>(x: &[X], y: &[Y], f: impl Fn(X, Y) -> f32 + Copy) -> f
 }
 
 /// The sum of `x` in the fixed order.
-#[inline]
+#[inline(always)]
 pub fn sum16(x: &[f32]) -> f32 {
     fold(x, x, |a, _| a)
 }
 
 /// `Σ x[i]·y[i]` in the fixed order, over the shorter of the two slices.
-#[inline]
+#[inline(always)]
 pub fn dot(x: &[f32], y: &[f32]) -> f32 {
     fold(x, y, |a, b| a * b)
 }
@@ -76,19 +76,19 @@ pub fn dot_widened<X: Copy>(x: &[X], y: &[f32], widen: impl Fn(X) -> f32 + Copy)
 }
 
 /// `Σ x[i]²` in the fixed order.
-#[inline]
+#[inline(always)]
 pub fn sum_squares(x: &[f32]) -> f32 {
     dot(x, x)
 }
 
 /// The largest element, ignoring NaN; `−∞` of nothing. Its order does not matter, so it takes the fastest.
-#[inline]
+#[inline(always)]
 pub fn max(x: &[f32]) -> f32 {
     largest(x, f32::NEG_INFINITY, |v| v)
 }
 
 /// The largest magnitude, ignoring NaN; 0 of nothing.
-#[inline]
+#[inline(always)]
 pub fn max_abs(x: &[f32]) -> f32 {
     largest(x, 0.0, f32::abs)
 }

@@ -10,8 +10,15 @@ use forge_runtime::testing::Noise;
 use forge_runtime::{Model, Session, Workspace};
 
 /// Every codec that needs no search.
-pub(crate) const CODECS: [Simple; 5] =
-    [Simple::F32, Simple::F16, Simple::Int8Row, Simple::Ternary2b, Simple::Ternary5x8];
+pub(crate) const CODECS: [Simple; 7] = [
+    Simple::F32,
+    Simple::F16,
+    Simple::Int8Row,
+    Simple::Ternary2b,
+    Simple::Ternary5x8,
+    Simple::TernaryRans,
+    Simple::TernarySparse,
+];
 
 /// A small model without extras.
 pub(crate) fn plain() -> ModelConfig {

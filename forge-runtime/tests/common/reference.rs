@@ -1,8 +1,8 @@
 //! `docs/numerics.md` §2 and §3 written down once more, in the plainest way: whole matrices in memory, the keys
 //! and values of every position kept, no buffers reused. Shares only the elementary functions with the runtime.
 
-use forge_formats::config::Activation;
-use forge_formats::{Codec, File, ModelConfig, Role};
+use forge_formats::config::{Activation, CacheKind};
+use forge_formats::{File, ModelConfig, Role};
 use forge_runtime::math::{cos_turns, exp, exp2, round_even, sigmoid, silu, sin_turns, sqrt};
 
 pub(crate) struct Reference<'a> {
@@ -38,6 +38,17 @@ pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
 fn norm(x: &[f32], eps: f32) -> Vec<f32> {
     let r = 1.0 / sqrt(dot(x, x) / x.len() as f32 + eps);
     x.iter().map(|v| v * r).collect()
+}
+
+/// The real value of a unit, then the integers.
+fn int8(x: &[f32]) -> Vec<f32> {
+    let amax = x.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+    if amax <= 1e-30 {
+        return vec![0.0; x.len() + 1];
+    }
+    let s = 127.0 / amax;
+    let integers = x.iter().map(|x| round_even((x * s).clamp(-127.0, 127.0)));
+    std::iter::once(amax / 127.0).chain(integers).collect()
 }
 
 impl<'a> Reference<'a> {
@@ -85,6 +96,9 @@ impl<'a> Reference<'a> {
                 qkv[bt] = b * cos_turns(turn) + a * sin_turns(turn);
             }
         }
+        if c.cache == CacheKind::Int8 {
+            return self.attend_int8(t, l, &qkv);
+        }
         self.keys[t][l].push(qkv[attn..attn + kv].to_vec());
         self.values[t][l].push(qkv[attn + kv..].to_vec());
         let first = (self.position + 1).saturating_sub(c.window as usize);
@@ -101,6 +115,38 @@ impl<'a> Reference<'a> {
                 let mut sum = 0.0f32;
                 for (e, v) in e.iter().zip(&self.values[t][l][first..]) {
                     sum += e * v[g * d + i];
+                }
+                out.push(sum * (1.0 / sum16(&e)));
+            }
+        }
+        out
+    }
+
+    /// §3 with caches of int8: what is kept of a head is `(unit, integers)`, here side by side in one vector.
+    fn attend_int8(&mut self, t: usize, l: usize, qkv: &[f32]) -> Vec<f32> {
+        let c = self.config.clone();
+        let (d, attn, kv) = (c.head_dim as usize, c.attn_dim() as usize, c.kv_dim() as usize);
+        let heads = |x: &[f32]| x.chunks(d).flat_map(int8).collect::<Vec<f32>>();
+        self.keys[t][l].push(heads(&qkv[attn..attn + kv]));
+        self.values[t][l].push(heads(&qkv[attn + kv..]));
+        let first = (self.position + 1).saturating_sub(c.window as usize);
+        let scale = 1.0 / sqrt(d as f32);
+        let mut out = Vec::new();
+        for h in 0..c.heads as usize {
+            let g = h / (c.heads / c.kv_heads) as usize * (d + 1);
+            let q = int8(&qkv[h * d..(h + 1) * d]);
+            let score = |k: &Vec<f32>| {
+                let k = &k[g..g + d + 1];
+                let sum: i64 = q[1..].iter().zip(&k[1..]).map(|(a, b)| *a as i64 * *b as i64).sum();
+                sum as f32 * (q[0] * k[0]) * scale
+            };
+            let s: Vec<f32> = self.keys[t][l][first..].iter().map(score).collect();
+            let top = s.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let e: Vec<f32> = s.iter().map(|s| exp(s - top)).collect();
+            for i in 0..d {
+                let mut sum = 0.0f32;
+                for (e, v) in e.iter().zip(&self.values[t][l][first..]) {
+                    sum += (e * v[g]) * v[g + 1 + i];
                 }
                 out.push(sum * (1.0 / sum16(&e)));
             }
@@ -202,7 +248,7 @@ impl<'a> Reference<'a> {
 /// §2, with i64 sums and weights taken from their decoded values.
 pub(crate) fn linear(m: &forge_formats::Matrix<'_>, x: &[f32]) -> Vec<f32> {
     let mut row = vec![0.0; m.cols()];
-    let integer = matches!(m.codec(), Codec::Int8Row | Codec::Ternary2b | Codec::Ternary5x8);
+    let integer = m.codec().is_integer();
     let amax = x.iter().fold(0.0f32, |a, v| a.max(v.abs()));
     (0..m.rows())
         .map(|r| {

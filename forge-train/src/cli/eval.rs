@@ -9,7 +9,7 @@ use forge_train::eval::{self, EvalReport, Options, Rate};
 use forge_train::pipeline::table::{Align, bytes as size, layout};
 use serde_json::{Value, json};
 
-use super::model;
+use super::model::{self, Constrained};
 use super::output::{Outcome, print, print_json};
 
 const EXAMPLES: &str = "\
@@ -36,6 +36,10 @@ pub(crate) struct Args {
     /// Most tokens to write for each example
     #[arg(long, value_name = "N", default_value_t = 128)]
     max_tokens: usize,
+    /// Hold completions to the tools the file lists, as `run` does, and count the steps that saves
+    #[arg(long, value_name = "HOW", default_value = "off", default_missing_value = "auto",
+          num_args = 0..=1, require_equals = true)]
+    constrained: Constrained,
     /// Print one JSON document; every accuracy comes with its 95 % interval
     #[arg(long)]
     json: bool,
@@ -45,7 +49,8 @@ pub(crate) fn main(args: &Args) -> Outcome {
     let bytes = model::read(&args.model)?;
     let mut examples = load::jsonl(&args.data)?;
     set_system(&mut examples, args.system.as_deref(), asked_without(&bytes)?);
-    let options = Options { max_tokens: args.max_tokens, ..Options::default() };
+    let constrained = args.constrained.mode(&File::parse(&bytes)?);
+    let options = Options { max_tokens: args.max_tokens, constrained, ..Options::default() };
     let report = eval::evaluate(&bytes, &examples, &options)?;
     if args.json { print_json(&document(&report)?) } else { print(&text(&report)) }
 }
@@ -93,6 +98,11 @@ fn text(report: &EvalReport) -> String {
         rate("persona consistency", &report.persona_consistency),
         Some(row("bits per byte", format!("{:.4}", report.bits_per_byte), String::new())),
         Some(row("recursions a token", format!("{:.2}", report.mean_recursions), String::new())),
+        report.steps.map(|steps| {
+            let all = (steps.passes + steps.forced).max(1) as f64;
+            let note = format!("{} forced, {} forward passes", steps.forced, steps.passes);
+            row("steps saved", format!("{:.1} %", 100.0 * steps.forced as f64 / all), note)
+        }),
         Some(row("tokens a second", format!("{:.0}", report.tokens_per_second), "all threads".into())),
     ]
     .into_iter()

@@ -11,8 +11,8 @@ use forge_train::pipeline::artifact::sha256_hex;
 use forge_train::pipeline::table::{Align, bytes as size, count, layout};
 use serde_json::{Value, json};
 
-use super::model;
 use super::output::{Outcome, print, print_json};
+use super::{model, tools};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -67,6 +67,7 @@ impl Facts<'_> {
             "tensors": tensors,
             "tokenizer": { "vocab": self.file.tokenizer().vocab(),
                            "specials": self.file.tokenizer().specials().map(|(_, name)| name).collect::<Vec<_>>() },
+            "tools": tools::document(self.file),
             "card": self.card(),
         }))
     }
@@ -81,9 +82,17 @@ impl Facts<'_> {
         ];
         rows.extend(config_rows(config));
         rows.push(["special tokens".into(), self.specials()]);
+        let tools = tools::lines(self.file);
+        let heading = |at| if at == 0 { "tools".to_owned() } else { String::new() };
+        rows.extend(tools.into_iter().enumerate().map(|(at, line)| [heading(at), line]));
         let text = pairs(rows);
         let tensors = if tensors { format!("\n{}", self.tensor_table()) } else { String::new() };
-        format!("{text}\n{}{tensors}\n{}", self.codec_table(), card_text(&self.card()))
+        let mut card = self.card();
+        if let Some(fields) = card.as_object_mut().filter(|_| self.file.tools().is_some()) {
+            // The table above says more.
+            fields.remove("tools");
+        }
+        format!("{text}\n{}{tensors}\n{}", self.codec_table(), card_text(&card))
     }
 
     fn specials(&self) -> String {

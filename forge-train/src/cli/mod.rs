@@ -8,6 +8,7 @@ mod output;
 mod pipeline;
 mod run;
 mod status;
+mod tools;
 
 use std::process::ExitCode;
 

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use forge_formats::file::File;
-use forge_runtime::{Generator, Model, Sampler, Session, Workspace, generate};
+use forge_runtime::constrain::Mode;
+use forge_runtime::generate::Counts;
+use forge_runtime::{Constraint, Generator, Model, Options, Sampler, Session, Workspace, generate};
 use forge_train::data::Completion;
 use forge_train::error::{Error, Result};
 use forge_train::eval;
@@ -35,6 +37,36 @@ pub(crate) struct Generation {
     /// Continue PROMPT as running text instead of answering it
     #[arg(long, conflicts_with = "system")]
     plain: bool,
+    /// Hold the answer to the tools the file lists: `auto` to a call of one of them or to text, `call` to a call,
+    /// `off` to nothing
+    #[arg(long, value_name = "HOW", default_value = "auto", default_missing_value = "call",
+          num_args = 0..=1, require_equals = true)]
+    constrained: Constrained,
+}
+
+/// What an answer is held to.
+///
+/// `auto` is the default because it takes nothing away: an answer that was right stays as it is, and whatever is
+/// printed as a call can be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Constrained {
+    /// A call or text, where the file lists tools
+    Auto,
+    /// A call
+    Call,
+    /// Nothing
+    Off,
+}
+
+impl Constrained {
+    /// The constraint's mode for a file.
+    pub(crate) fn mode(self, file: &File<'_>) -> Option<Mode> {
+        match self {
+            Constrained::Auto => file.tools().map(|_| Mode::Any),
+            Constrained::Call => Some(Mode::Call),
+            Constrained::Off => None,
+        }
+    }
 }
 
 /// A completion with what it cost.
@@ -42,6 +74,7 @@ pub(crate) struct Generation {
 pub(crate) struct Answer {
     completion: Completion,
     tokens: usize,
+    counts: Counts,
 }
 
 /// Reads a model file and checks every byte of it.
@@ -82,20 +115,23 @@ pub(crate) fn answer(model: &Model<'_>, prompt: &str, how: &Generation) -> Resul
         generate::prompt(&tokenizer, system.map(str::as_bytes), prompt.as_bytes(), &mut ids)
             .map_err(unusable)?
     };
-    let mut workspace = Workspace::new(model);
+    let mut workspace = Workspace::try_with(model, &Options::default()).map_err(unusable)?;
     let mut session = Session::new(model, workspace.bytes()).map_err(unusable)?;
     let mut sampler = Sampler::new(how.temperature, how.seed);
     (sampler.top_k, sampler.top_p) = (how.top_k, how.top_p);
     let end = tokenizer.control("<eos>").map_err(unusable)?;
     let mut written = vec![0; how.max_tokens];
-    let tokens = Generator::new(&mut session, sampler, end)
-        .complete(&ids[..length], &mut written)
-        .map_err(unusable)?;
+    let mut generator = Generator::new(&mut session, sampler, end);
+    if let Some(mode) = how.constrained.mode(model.file()).filter(|_| !how.plain) {
+        generator = generator.constrained(Constraint::new(model, mode, u32::MAX).map_err(unusable)?);
+    }
+    let tokens = generator.complete(&ids[..length], &mut written).map_err(unusable)?;
+    let counts = generator.counts();
     let completion = match how.plain {
         true => Completion::Text(forge_train::tokenizer::decode(&tokenizer, &written[..tokens])),
         false => eval::read(&tokenizer, &written[..tokens]),
     };
-    Ok(Answer { completion, tokens })
+    Ok(Answer { completion, tokens, counts })
 }
 
 impl Answer {
@@ -117,6 +153,7 @@ impl Answer {
         };
         value["schema"] = 1.into();
         value["tokens"] = self.tokens.into();
+        value["steps"] = json!({ "passes": self.counts.passes, "forced": self.counts.forced });
         value
     }
 }
@@ -169,8 +206,10 @@ mod tests {
     #[test]
     fn a_thought_is_shown_in_json_only() {
         let completion = Completion::Reasoned { thought: "1 + 1".into(), answer: "2".into() };
-        let answer = Answer { completion, tokens: 7 };
+        let answer = Answer { completion, tokens: 7, counts: Counts { passes: 6, forced: 2 } };
         assert_eq!(answer.text(), "2");
-        assert_eq!(answer.json(), json!({"schema": 1, "thought": "1 + 1", "answer": "2", "tokens": 7}));
+        let steps = json!({"passes": 6, "forced": 2});
+        let expected = json!({"schema": 1, "thought": "1 + 1", "answer": "2", "tokens": 7, "steps": steps});
+        assert_eq!(answer.json(), expected);
     }
 }

@@ -9,6 +9,7 @@ const EXAMPLES: &str = "\
 Examples:
   forge-train run model.forge \"dim the bedroom lights to 20\"
   forge-train run model.forge \"what is 12 plus 30\" --json
+  forge-train run model.forge \"lights, please\" --constrained=call
   forge-train run model.forge \"Once upon\" --plain --temperature 0.8 --seed 7";
 
 /// Answers one prompt.

@@ -67,6 +67,8 @@ pub fn encode(codec: &Codec, matrix: &Matrix, metric: Metric<'_>) -> Result<Enco
         Codec::Int8Row => Simple::Int8Row,
         Codec::Ternary2b => Simple::Ternary2b,
         Codec::Ternary5x8 => Simple::Ternary5x8,
+        Codec::TernaryRans => Simple::TernaryRans,
+        Codec::TernarySparse => Simple::TernarySparse,
         Codec::SeedLm(p) => return seedlm::encode(p, matrix, metric),
         Codec::Vptq(p) => return vptq::encode(p, matrix, metric),
         Codec::Hyper(p) => return hyper::encode(p, matrix, metric),

@@ -1,9 +1,8 @@
 //! A data set: its splits, its tools, and the ways to look at them.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
-use serde::{Deserialize, Serialize};
-
+use super::schema::ToolSchema;
 use super::{Completion, Example, PERSONA_SYSTEM, Slice, TOOL_SYSTEM};
 
 /// A part of a data set.
@@ -43,15 +42,6 @@ pub enum System {
     With,
     /// Unprompted: acknowledgements, neutral replies.
     Without,
-}
-
-/// A tool's name and arguments.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ToolSchema {
-    /// Name of the tool.
-    pub name: String,
-    /// Names of its arguments.
-    pub slots: Vec<String>,
 }
 
 /// Examples in three splits, with the tools they use.
@@ -138,7 +128,7 @@ impl Dataset {
 
     /// The special tokens the data needs beyond the controls: tools and their slots, sorted by name.
     pub fn slots(&self) -> Vec<String> {
-        let slots: BTreeSet<&String> = self.tools.iter().flat_map(|t| &t.slots).collect();
+        let slots: BTreeSet<&String> = self.tools.iter().flat_map(|t| &t.slots).map(|s| &s.name).collect();
         slots.into_iter().cloned().collect()
     }
 
@@ -164,19 +154,4 @@ fn texts_of(example: &Example) -> Vec<String> {
 
 fn prompted(example: &Example, system: &str) -> bool {
     example.system.as_deref() == Some(system)
-}
-
-/// The tools that occur in `examples`, sorted by name, each with its slots sorted by name.
-pub(super) fn schemas<'a>(examples: impl Iterator<Item = &'a Example>) -> Vec<ToolSchema> {
-    let mut tools: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for example in examples {
-        if let Completion::Tool { tool, args } = &example.completion {
-            tools.entry(tool).or_default().extend(args.iter().map(|(slot, _)| slot.as_str()));
-        }
-    }
-    let schema = |(name, slots): (&str, BTreeSet<&str>)| ToolSchema {
-        name: name.into(),
-        slots: slots.into_iter().map(String::from).collect(),
-    };
-    tools.into_iter().map(schema).collect()
 }

@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use super::dataset::schemas;
 use super::jsonl::{self, FORMS};
-use super::{Completion, Dataset, Example, Slice};
+use super::{Completion, Dataset, Example, Slice, schema};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 
@@ -57,7 +56,7 @@ pub fn dataset(train: &Path, valid: Option<&Path>) -> Result<Dataset> {
         });
     }
     Ok(Dataset {
-        tools: schemas(train_examples.iter().chain(&valid_examples)),
+        tools: schema::of_calls(&train_examples, &valid_examples),
         train: with_acknowledgements(train_examples),
         valid: with_acknowledgements(valid_examples),
         test: Vec::new(),

@@ -12,9 +12,11 @@ pub mod encode;
 pub mod export;
 mod jsonl;
 pub mod load;
+pub mod schema;
 
-pub use dataset::{Dataset, Split, System, ToolSchema};
+pub use dataset::{Dataset, Split, System};
 pub use encode::Sequence;
+pub use schema::{SlotSchema, ToolSchema};
 
 /// System text under which a tool prompt is answered with a call.
 pub const TOOL_SYSTEM: &str = "use tools";

@@ -3,11 +3,11 @@
 use forge_formats::codec::Codec;
 use forge_formats::role::RoleKind;
 use forge_formats::write::Writer;
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 
 use crate::codec::{self, Metric};
-use crate::data::ToolSchema;
+use crate::data::{ToolSchema, schema};
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Key, Weights};
@@ -25,10 +25,18 @@ pub struct Card {
     pub seed: u64,
     /// Name of the data.
     pub data: String,
-    /// Tools the model may call.
+    /// Tools the model may call; here by their names and those of their arguments, the rest is in the file's own table.
+    #[serde(serialize_with = "names")]
     pub tools: Vec<ToolSchema>,
     /// What was measured on this file's weights.
     pub eval: Value,
+}
+
+fn names<S: Serializer>(tools: &[ToolSchema], serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_seq(tools.iter().map(|tool| {
+        let slots: Vec<&str> = tool.slots.iter().map(|slot| slot.name.as_str()).collect();
+        json!({ "name": tool.name, "slots": slots })
+    }))
 }
 
 /// Which codec each tensor takes.
@@ -69,10 +77,10 @@ pub fn emit(weights: &Weights, tokenizer: &Tokenizer, card: &Card, plan: CodecPl
     })
 }
 
-/// Writes `weights` with the payloads `code` gives.
+/// Writes `weights` with the payloads `code` gives, and the card's tools as the table that generation can be held to.
 ///
 /// # Errors
-/// If a payload does not fit its tensor.
+/// If a payload does not fit its tensor, or the tokenizer has no token for a tool.
 pub fn emit_with(
     weights: &Weights,
     tokenizer: &Tokenizer,
@@ -83,6 +91,9 @@ pub fn emit_with(
     for (role, layer, _) in weights.config.tensors() {
         let (codec, payload) = code((role, layer))?;
         writer = writer.tensor(role, layer, codec, payload);
+    }
+    if let Some(tools) = schema::to_bytes(&card.tools, tokenizer)? {
+        writer = writer.tools(tools);
     }
     let json = serde_json::to_string(card).expect("a card is plain data");
     Ok(writer.tokenizer(tokenizer.table()).card(json).finish()?)

@@ -10,6 +10,7 @@ mod sample;
 
 use std::time::Instant;
 
+use forge_runtime::constrain::Mode;
 use forge_runtime::{Model, Sampler};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -22,7 +23,7 @@ use crate::data::builtin::is_persona_reply;
 use crate::data::{Completion, Example, Slice, encode};
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
-use runner::{Memory, Score, Writing, failed, score, write};
+use runner::{Memory, Score, Writing, enough_memory, failed, hold, score, write};
 
 /// Whether questions are thought about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,11 +44,13 @@ pub struct Options {
     pub thoughts: Thoughts,
     /// Whether completions are generated; without, only the likelihood of the examples is measured.
     pub generate: bool,
+    /// Whether completions are held to the file's tools.
+    pub constrained: Option<Mode>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_tokens: 128, thoughts: Thoughts::Free, generate: true }
+        Self { max_tokens: 128, thoughts: Thoughts::Free, generate: true, constrained: None }
     }
 }
 
@@ -73,6 +76,24 @@ pub struct EvalReport {
     pub mean_recursions: f64,
     /// Tokens read and written a second, on all threads together.
     pub tokens_per_second: f64,
+    /// What constrained completions took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Steps>,
+}
+
+/// The steps of constrained completions, their ends included. Without the constraint each would be a pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Steps {
+    /// Forward passes with logits.
+    pub passes: u64,
+    /// Tokens that took none, because no other was allowed.
+    pub forced: u64,
+}
+
+impl Steps {
+    fn plus(self, other: Self) -> Self {
+        Self { passes: self.passes + other.passes, forced: self.forced + other.forced }
+    }
 }
 
 /// What one example gave.
@@ -81,6 +102,7 @@ struct Outcome {
     bytes: usize,
     written: usize,
     said: Option<Completion>,
+    steps: Steps,
 }
 
 /// Measures a file on examples as they stand: with their system text where they have one.
@@ -94,13 +116,14 @@ pub fn evaluate(bytes: &[u8], examples: &[Example], options: &Options) -> Result
     let model = Model::parse(bytes).map_err(failed)?;
     let tokenizer = Tokenizer::from_spec(model.file().tokenizer().to_spec())?;
     encode::check(&tokenizer, examples)?;
+    enough_memory(&model)?;
     let begin = Instant::now();
     let outcomes = examples
         .par_iter()
         .map_init(|| Memory::new(&model), |memory, example| run(&model, &tokenizer, memory, example, options))
         .collect::<Result<Vec<Outcome>>>()?;
     let seconds = begin.elapsed().as_secs_f64();
-    Ok(report(bytes.len() as u64, examples, &outcomes, seconds))
+    Ok(report(bytes.len() as u64, examples, &outcomes, seconds, options.constrained.is_some()))
 }
 
 /// Bits per byte alone, as in [`EvalReport::bits_per_byte`].
@@ -149,34 +172,59 @@ fn run(
         bytes: example.prompt.len() + example.completion.canonical().len(),
         written: 0,
         said: None,
+        steps: Steps::default(),
     };
     let checkable = matches!(example.completion, Completion::Tool { .. })
         || example.answer().is_some()
         || is_persona(example);
     if options.generate && checkable {
-        // The likeliest tokens have been seen up to the first that is not the example's; generation would give the
-        // same ones again.
-        let banned = skip.then(|| tokenizer.control("<think>"));
-        let said = if score.agreed == right.len() {
-            right
-        } else {
-            let kept = prefix.len() + score.agreed;
-            let how = Writing {
-                sampler: Sampler::greedy(),
-                max_tokens: options.max_tokens.saturating_sub(score.agreed),
-                stops: &[tokenizer.control("<eos>")],
-                banned,
-            };
-            let rest = write(model, memory, &ids[..kept], how)?;
-            outcome.written = kept + rest.len();
-            [&right[..score.agreed], &rest].concat()
+        let said = match options.constrained {
+            Some(mode) => {
+                let (said, counts) = hold(model, memory, &prefix, mode, options.max_tokens)?;
+                outcome.steps = Steps { passes: counts.passes, forced: counts.forced };
+                outcome.written = prefix.len() + said.len();
+                said
+            }
+            None => say(model, tokenizer, memory, [&prefix, &right], options, &mut outcome)?,
         };
         outcome.said = Some(read(&tokenizer.runtime(), &said));
     }
     Ok(outcome)
 }
 
-fn report(bytes: u64, examples: &[Example], outcomes: &[Outcome], seconds: f64) -> EvalReport {
+/// What the model writes after a prefix. The likeliest tokens have been seen up to the first that is not the right
+/// completion's; generation would give the same ones again.
+fn say(
+    model: &Model<'_>,
+    tokenizer: &Tokenizer,
+    memory: &mut Memory,
+    [prefix, right]: [&[u16]; 2],
+    options: &Options,
+    outcome: &mut Outcome,
+) -> Result<Vec<u16>> {
+    let agreed = &right[..outcome.score.agreed];
+    if agreed.len() == right.len() {
+        return Ok(right.to_vec());
+    }
+    let kept = [prefix, agreed].concat();
+    let how = Writing {
+        sampler: Sampler::greedy(),
+        max_tokens: options.max_tokens.saturating_sub(agreed.len()),
+        stops: &[tokenizer.control("<eos>")],
+        banned: (options.thoughts == Thoughts::Skipped).then(|| tokenizer.control("<think>")),
+    };
+    let rest = write(model, memory, &kept, how)?;
+    outcome.written = kept.len() + rest.len();
+    Ok([agreed, &rest].concat())
+}
+
+fn report(
+    bytes: u64,
+    examples: &[Example],
+    outcomes: &[Outcome],
+    seconds: f64,
+    constrained: bool,
+) -> EvalReport {
     let said = || examples.iter().zip(outcomes).filter_map(|(e, o)| Some((e, o.said.as_ref()?)));
     let calls = || said().filter(|(e, _)| matches!(e.completion, Completion::Tool { .. }));
     let nats: f64 = outcomes.iter().map(|o| o.score.nats).sum();
@@ -200,6 +248,7 @@ fn report(bytes: u64, examples: &[Example], outcomes: &[Outcome], seconds: f64) 
         bits_per_byte: nats / std::f64::consts::LN_2 / text.max(1) as f64,
         mean_recursions: recursions as f64 / tokens.max(1) as f64,
         tokens_per_second: (tokens + written as u64) as f64 / seconds.max(1e-9),
+        steps: constrained.then(|| outcomes.iter().fold(Steps::default(), |sum, o| sum.plus(o.steps))),
     }
 }
 

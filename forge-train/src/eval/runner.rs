@@ -1,6 +1,8 @@
 //! Runs a model over sequences through the runtime: scoring given tokens, generating new ones.
 
-use forge_runtime::{Model, Sampler, Session};
+use forge_runtime::constrain::Mode;
+use forge_runtime::generate::Counts;
+use forge_runtime::{Constraint, Generator, Model, Options, Sampler, Session, Workspace};
 
 use crate::error::{Error, Result};
 
@@ -12,6 +14,11 @@ pub(super) fn failed(error: forge_runtime::Error) -> Error {
             Error::Usage { what: format!("the model cannot be run: {other}"), hint: other.hint().into() }
         }
     }
+}
+
+/// Fails when this machine has not the memory of one session: a small file may ask for any amount.
+pub(super) fn enough_memory(model: &Model<'_>) -> Result<()> {
+    Workspace::try_with(model, &Options::default()).map(drop).map_err(failed)
 }
 
 /// Memory of a session, reused from sequence to sequence.
@@ -111,4 +118,22 @@ pub(super) fn write(
         }
     }
     Ok(written)
+}
+
+/// Reads `prefix` and writes the likeliest completion that keeps to the file's tools, without its end.
+pub(super) fn hold(
+    model: &Model<'_>,
+    memory: &mut Memory,
+    prefix: &[u16],
+    mode: Mode,
+    max_tokens: usize,
+) -> Result<(Vec<u16>, Counts)> {
+    let constraint =
+        Constraint::new(model, mode, u32::try_from(max_tokens).unwrap_or(u32::MAX)).map_err(failed)?;
+    let session = Session::new(model, bytemuck::cast_slice_mut(&mut memory.0)).map_err(failed)?;
+    let mut generator = Generator::new(session, Sampler::greedy(), constraint.end()).constrained(constraint);
+    let mut written = vec![0; max_tokens];
+    let len = generator.complete(prefix, &mut written).map_err(failed)?;
+    written.truncate(len);
+    Ok((written, generator.counts()))
 }

@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use half::f16;
 
-use super::Codec;
 use super::ternary::{pack4, pack5};
+use super::{Codec, rans, sparse};
 
 /// The codecs that need no search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +22,10 @@ pub enum Simple {
     Ternary2b,
     /// [`Codec::Ternary5x8`].
     Ternary5x8,
+    /// [`Codec::TernaryRans`].
+    TernaryRans,
+    /// [`Codec::TernarySparse`].
+    TernarySparse,
 }
 
 impl From<Simple> for Codec {
@@ -32,6 +36,8 @@ impl From<Simple> for Codec {
             Simple::Int8Row => Codec::Int8Row,
             Simple::Ternary2b => Codec::Ternary2b,
             Simple::Ternary5x8 => Codec::Ternary5x8,
+            Simple::TernaryRans => Codec::TernaryRans,
+            Simple::TernarySparse => Codec::TernarySparse,
         }
     }
 }
@@ -43,18 +49,13 @@ pub fn encode(codec: Simple, rows: usize, cols: usize, data: &[f32]) -> Vec<u8> 
         Simple::F32 => return data.iter().flat_map(|w| w.to_le_bytes()).collect(),
         Simple::F16 => return data.iter().flat_map(|w| f16_saturating(*w).to_le_bytes()).collect(),
         Simple::Int8Row => int8_row,
-        Simple::Ternary2b | Simple::Ternary5x8 => ternary_row,
+        Simple::Ternary2b | Simple::Ternary5x8 | Simple::TernaryRans | Simple::TernarySparse => ternary_row,
     };
-    let mut body = Vec::new();
-    let mut scales = Vec::with_capacity(rows * 2);
-    let mut q = vec![0i8; cols];
-    for row in data.chunks_exact(cols.max(1)).take(rows) {
-        let scale = quantise(row, &mut q);
-        pack_row(codec, &q, &mut body);
-        scales.extend(f16::from_f32(scale).to_le_bytes());
-    }
-    body.extend(scales);
-    body
+    let weights = data.chunks_exact(cols.max(1)).take(rows);
+    let mut q = vec![0i8; weights.len() * cols];
+    let scales: Vec<f32> =
+        weights.zip(q.chunks_exact_mut(cols.max(1))).map(|(row, q)| quantise(row, q)).collect();
+    pack(codec, cols, &q, &scales)
 }
 
 /// Codes weights that are integers already: `q` is row-major with `cols` columns, `scales` (each an f16 value)
@@ -63,24 +64,17 @@ pub fn encode(codec: Simple, rows: usize, cols: usize, data: &[f32]) -> Vec<u8> 
 /// `codec` must be an integer codec; the float ones give an empty payload, which no matrix accepts.
 pub fn pack(codec: Simple, cols: usize, q: &[i8], scales: &[f32]) -> Vec<u8> {
     let mut out = Vec::new();
-    if matches!(codec, Simple::F32 | Simple::F16) {
-        return out;
-    }
-    for row in q.chunks_exact(cols.max(1)).take(scales.len()) {
-        pack_row(codec, row, &mut out);
+    let rows = || q.chunks_exact(cols.max(1)).take(scales.len());
+    match codec {
+        Simple::Ternary2b => rows().for_each(|q| out.extend(q.chunks(4).map(pack4))),
+        Simple::Ternary5x8 => rows().for_each(|q| out.extend(q.chunks(5).map(pack5))),
+        Simple::Int8Row => rows().for_each(|q| out.extend(q.iter().map(|w| w.cast_unsigned()))),
+        Simple::TernaryRans => rans::put(cols, q, &mut out),
+        Simple::TernarySparse => sparse::put(cols, q, &mut out),
+        Simple::F32 | Simple::F16 => return out,
     }
     out.extend(scales.iter().flat_map(|s| f16_saturating(*s).to_le_bytes()));
     out
-}
-
-/// Appends the packed bytes of one row of integers.
-fn pack_row(codec: Simple, q: &[i8], out: &mut Vec<u8>) {
-    match codec {
-        Simple::Ternary2b => out.extend(q.chunks(4).map(pack4)),
-        Simple::Ternary5x8 => out.extend(q.chunks(5).map(pack5)),
-        Simple::Int8Row => out.extend(q.iter().map(|w| w.cast_unsigned())),
-        Simple::F32 | Simple::F16 => {}
-    }
 }
 
 /// Ternary quantisation of one row (BitNet b1.58, Ma et al. 2024, eq. 1-3, with one scale a row):

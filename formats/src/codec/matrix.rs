@@ -7,7 +7,7 @@ use half::f16;
 
 use super::float::Width;
 use super::ternary::Packing;
-use super::{Codec, float, hyper, int8, seedlm, ternary, validate, vptq};
+use super::{Codec, float, hyper, int8, rans, seedlm, sparse, split_scales, ternary, validate, vptq};
 use crate::error::Result;
 
 /// A coded `[rows, cols]` matrix, or a range of rows of one. Holding it means that its payload is valid.
@@ -69,6 +69,7 @@ impl<'a> Matrix<'a> {
             Codec::Ternary2b => Packing::TwoBit.row_bytes(self.cols) as usize,
             Codec::Ternary5x8 => Packing::FiveInEight.row_bytes(self.cols) as usize,
             Codec::SeedLm(_) | Codec::Vptq(_) | Codec::Hyper(_) => 0,
+            Codec::TernaryRans | Codec::TernarySparse => 0,
         }
     }
 
@@ -90,9 +91,8 @@ impl<'a> Matrix<'a> {
     /// The f16 scales of the rows, little-endian, for integer codecs; empty for the others.
     pub fn scales(&self) -> &'a [[u8; 2]] {
         let scales = || {
-            let at = (self.stored as usize).checked_mul(self.row_stride())?;
             let first = self.first as usize;
-            self.payload.get(at..)?.as_chunks().0.get(first..first + self.rows())
+            split_scales(self.stored, self.payload)?.1.as_chunks().0.get(first..first + self.rows())
         };
         if self.codec.is_integer() { scales().unwrap_or(&[]) } else { &[] }
     }
@@ -104,9 +104,8 @@ impl<'a> Matrix<'a> {
             return 1.0;
         }
         let bits = || {
-            let scales = self.stored as usize * self.row_stride();
-            let at = self.payload.get(scales + self.stored_row(r)? as usize * 2..)?;
-            at.first_chunk::<2>().copied()
+            let (_, scales) = split_scales(self.stored, self.payload)?;
+            scales.as_chunks::<2>().0.get(self.stored_row(r)? as usize).copied()
         };
         bits().map_or(0.0, |b| f16::from_le_bytes(b).to_f32())
     }
@@ -133,6 +132,61 @@ impl<'a> Matrix<'a> {
             Codec::SeedLm(p) => seedlm::decode_row(p, stored, cols, payload, row, out),
             Codec::Vptq(p) => vptq::decode_row(p, stored, cols, payload, row, out),
             Codec::Hyper(p) => hyper::decode_row(p, stored, cols, payload, row, out),
+            Codec::TernaryRans => rans::decode_row(stored, cols, payload, row, self.scale(r), out),
+            Codec::TernarySparse => sparse::decode_row(stored, cols, payload, row, self.scale(r), out),
+        }
+    }
+
+    /// Bytes of a row packed as in `Ternary2b`.
+    pub fn packed_2b_bytes(&self) -> usize {
+        Packing::TwoBit.row_bytes(self.cols) as usize
+    }
+
+    /// Writes the trits of row `r` of a ternary codec to the first [`Matrix::packed_2b_bytes`] bytes of `out`, packed
+    /// as `Ternary2b` packs them: the first in the least significant bits, code `trit + 1`, unused places 1. For other
+    /// codecs, rows out of range and shorter slices `out` stays as it is.
+    pub fn pack_row_2b(&self, r: usize, out: &mut [u8]) {
+        if let Some(out) = out.get_mut(..self.packed_2b_bytes()) {
+            self.pack_rows_2b(r, out);
+        }
+    }
+
+    /// Like [`Matrix::pack_row_2b`], the rows from `first` on one after another, as many as there are and `out` has
+    /// whole rows' room for. Faster than row by row for the codecs whose rows differ in length.
+    pub fn pack_rows_2b(&self, first: usize, out: &mut [u8]) {
+        let Some(row) = self.stored_row(first) else { return };
+        let stride = self.packed_2b_bytes().max(1);
+        let left = self.rows().saturating_sub(first).saturating_mul(stride);
+        let room = out.len().min(left) / stride * stride;
+        let out = out.get_mut(..room).unwrap_or(&mut []);
+        let (stored, cols, payload) = (self.stored, self.cols, self.payload);
+        let mut each = |packing| {
+            for (r, out) in (first..).zip(out.chunks_exact_mut(stride)) {
+                ternary::row_packed_2b(packing, cols, self.row_bytes(r), out);
+            }
+        };
+        match self.codec {
+            Codec::Ternary2b => each(Packing::TwoBit),
+            Codec::Ternary5x8 => each(Packing::FiveInEight),
+            Codec::TernaryRans => rans::rows_packed_2b(stored, cols, payload, row, out),
+            Codec::TernarySparse => sparse::rows_packed_2b(stored, cols, payload, row, out),
+            Codec::F32 | Codec::F16 | Codec::Int8Row => {}
+            Codec::SeedLm(_) | Codec::Vptq(_) | Codec::Hyper(_) => {}
+        }
+    }
+
+    /// Writes the trits of row `r` of a ternary codec to the first [`Matrix::cols`] places of `out`. For other codecs,
+    /// rows out of range and shorter slices `out` stays as it is.
+    pub fn row_trits(&self, r: usize, out: &mut [i8]) {
+        let (Some(row), Some(out)) = (self.stored_row(r), out.get_mut(..self.cols())) else { return };
+        let (stored, cols, payload) = (self.stored, self.cols, self.payload);
+        match self.codec {
+            Codec::Ternary2b => ternary::unpack_row(Packing::TwoBit, self.row_bytes(r), out),
+            Codec::Ternary5x8 => ternary::unpack_row(Packing::FiveInEight, self.row_bytes(r), out),
+            Codec::TernaryRans => rans::row_trits(stored, cols, payload, row, out),
+            Codec::TernarySparse => sparse::row_trits(stored, cols, payload, row, out),
+            Codec::F32 | Codec::F16 | Codec::Int8Row => {}
+            Codec::SeedLm(_) | Codec::Vptq(_) | Codec::Hyper(_) => {}
         }
     }
 

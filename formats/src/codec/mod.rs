@@ -4,13 +4,16 @@
 //! One file a codec, each with the same three functions: `payload_len`, `validate`, `decode_row`.
 
 pub mod bitstream;
+mod directory;
 #[cfg(feature = "alloc")]
 pub mod encode;
 pub mod float;
 pub mod hyper;
 pub mod int8;
 mod matrix;
+pub mod rans;
 pub mod seedlm;
+pub mod sparse;
 pub mod ternary;
 pub mod vptq;
 
@@ -19,6 +22,7 @@ pub use matrix::Matrix;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::header::{FEATURE_TERNARY_RANS, FEATURE_TERNARY_SPARSE};
 use crate::role::RoleKind;
 
 /// Parameters of SeedLM (Shafipour et al. 2024, arXiv 2410.10714): a block of `block` weights is
@@ -77,6 +81,10 @@ pub enum Codec {
     Vptq(VptqParams),
     /// Irrational-winding lattice.
     Hyper(HyperParams),
+    /// Entropy-coded trits, then one f16 scale a row.
+    TernaryRans,
+    /// Places and signs of the trits that are not 0, then one f16 scale a row.
+    TernarySparse,
 }
 
 impl Codec {
@@ -91,26 +99,43 @@ impl Codec {
             Codec::SeedLm(_) => "seedlm",
             Codec::Vptq(_) => "vptq",
             Codec::Hyper(_) => "hyper",
+            Codec::TernaryRans => "ternary_rans",
+            Codec::TernarySparse => "ternary_sparse",
         }
     }
 
     /// Whether a row is executed as integers times one scale (`docs/numerics.md`, section 2).
     pub fn is_integer(&self) -> bool {
-        matches!(self, Codec::Int8Row | Codec::Ternary2b | Codec::Ternary5x8)
+        matches!(self, Codec::Int8Row) || self.is_ternary()
+    }
+
+    /// Whether a row is trits times one scale.
+    pub fn is_ternary(&self) -> bool {
+        matches!(self, Codec::Ternary2b | Codec::Ternary5x8 | Codec::TernaryRans | Codec::TernarySparse)
+    }
+
+    /// Header bit of a file that uses this codec; 0 for those of version 1.0, which every reader knows.
+    pub fn feature(&self) -> u32 {
+        match self {
+            Codec::TernaryRans => FEATURE_TERNARY_RANS,
+            Codec::TernarySparse => FEATURE_TERNARY_SPARSE,
+            _ => 0,
+        }
     }
 
     /// Whether a tensor of `kind` may use this codec: vectors stay in floats, tables are not made ternary.
     pub fn allowed(&self, kind: RoleKind) -> bool {
         match kind {
             RoleKind::Vector => matches!(self, Codec::F32 | Codec::F16),
-            RoleKind::Table => !matches!(self, Codec::Ternary2b | Codec::Ternary5x8),
+            RoleKind::Table => !self.is_ternary(),
             RoleKind::Projection => true,
         }
     }
 }
 
 /// Exact payload length in bytes of a `[rows, cols]` matrix, or `None` when the codec cannot hold the shape,
-/// its parameters are out of range, or the product overflows.
+/// its parameters are out of range, the product overflows, or the length depends on the weights (`TernaryRans`,
+/// `TernarySparse`).
 pub fn payload_len(codec: &Codec, shape: [u32; 2]) -> Option<u64> {
     let [rows, cols] = shape;
     if rows == 0 || cols == 0 {
@@ -125,6 +150,7 @@ pub fn payload_len(codec: &Codec, shape: [u32; 2]) -> Option<u64> {
         Codec::SeedLm(p) => seedlm::payload_len(p, rows, cols),
         Codec::Vptq(p) => vptq::payload_len(p, rows, cols),
         Codec::Hyper(p) => hyper::payload_len(p, rows, cols),
+        Codec::TernaryRans | Codec::TernarySparse => None,
     }
 }
 
@@ -134,7 +160,11 @@ pub fn payload_len(codec: &Codec, shape: [u32; 2]) -> Option<u64> {
 /// [`Error::Codec`] with the codec's name.
 pub fn validate(codec: &Codec, shape: [u32; 2], payload: &[u8]) -> Result<()> {
     let [rows, cols] = shape;
-    if payload_len(codec, shape) != Some(payload.len() as u64) {
+    let length_valid = match codec {
+        Codec::TernaryRans | Codec::TernarySparse => rows > 0 && cols > 0,
+        _ => payload_len(codec, shape) == Some(payload.len() as u64),
+    };
+    if !length_valid {
         return Err(Error::Codec(codec.name()));
     }
     match codec {
@@ -146,6 +176,8 @@ pub fn validate(codec: &Codec, shape: [u32; 2], payload: &[u8]) -> Result<()> {
         Codec::SeedLm(p) => seedlm::validate(p, rows, cols, payload),
         Codec::Vptq(p) => vptq::validate(p, rows, cols, payload),
         Codec::Hyper(p) => hyper::validate(p, rows, cols, payload),
+        Codec::TernaryRans => rans::validate(rows, cols, payload),
+        Codec::TernarySparse => sparse::validate(rows, cols, payload),
     }
 }
 
@@ -157,5 +189,6 @@ pub(crate) fn split_scales(rows: u32, payload: &[u8]) -> Option<(&[u8], &[u8])> 
 
 /// Whether every f16 scale is finite and not negative (minus zero counts as negative).
 pub(crate) fn scales_valid(scales: &[u8]) -> bool {
-    scales.as_chunks::<2>().0.iter().all(|b| u16::from_le_bytes(*b) < 0x7C00)
+    let bits = scales.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
+    bits.fold(0, u16::max) < 0x7C00
 }

@@ -163,7 +163,7 @@ pub fn decode_row(p: &SeedLmParams, _rows: u32, cols: u32, payload: &[u8], row: 
     let mut coeffs = [0i32; MAX_COEFFS];
     let coeffs = coeffs.split_at_mut(usize::from(p.coeffs).min(MAX_COEFFS)).0;
     let half = 1i32 << (p.bits - 1);
-    for block in out.chunks_mut(usize::from(p.block)) {
+    for block in out.chunks_mut(usize::from(p.block).max(1)) {
         let Some(mut register) = Lfsr::new(p.bits, bits.take(u32::from(p.bits))) else { return };
         let unit = unit(p, nibble(bits.take(4)));
         coeffs.iter_mut().for_each(|q| *q = nibble(bits.take(4)));

@@ -38,15 +38,13 @@ impl Packing {
         cols.div_ceil(self.trits())
     }
 
-    /// Whether `byte` is the encoding of some trits.
-    fn valid(self, byte: u8) -> bool {
+    /// Whether every byte is the encoding of some trits. Looks at all of them, so that the compiler takes many at once.
+    fn valid(self, bytes: &[u8]) -> bool {
         match self {
             // No pair of bits is 3.
-            Packing::TwoBit => byte & byte >> 1 & 0x55 == 0,
-            Packing::FiveInEight => {
-                let v = (u16::from(byte) * 243) >> 8;
-                fraction(v) == byte
-            }
+            Packing::TwoBit => bytes.iter().fold(0, |all, b| all | (b & b >> 1)) & 0x55 == 0,
+            // With v = ⌊243·b / 256⌋ and t what is left, b = ⌈256·v / 243⌉ just when 243·(b − 1) < 256·v: when t < 243.
+            Packing::FiveInEight => bytes.iter().fold(0, |most, b| b.wrapping_mul(243).max(most)) < 243,
         }
     }
 
@@ -90,7 +88,56 @@ pub fn unpack5(byte: u8) -> [i8; 5] {
 
 /// `trit + 1` of place `n`, 1 when there is none.
 fn code(trits: &[i8], n: usize) -> u8 {
-    trits.get(n).map_or(1, |t| (t.clamp(&-1, &1) + 1).cast_unsigned())
+    trits.get(n).map_or(1, |t| code_of(*t))
+}
+
+/// `trit + 1`; values outside −1..=1 are clamped.
+pub(crate) fn code_of(trit: i8) -> u8 {
+    (trit.clamp(-1, 1) + 1).cast_unsigned()
+}
+
+/// The five base-3 digits of `v`, at most 242, the first the most significant.
+pub(crate) fn digits(v: u8) -> [u8; 5] {
+    unpack5(fraction(v.into())).map(code_of)
+}
+
+/// The codes of a `Ternary5x8` byte, two bits each, the first lowest.
+static CODES: [u16; 256] = {
+    let mut codes = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (mut rest, mut n) = (byte as u16, 0);
+        while n < 5 {
+            codes[byte] |= ((rest * 3) >> 8) << (2 * n);
+            rest = (rest * 3) & 0xFF;
+            n += 1;
+        }
+        byte += 1;
+    }
+    codes
+};
+
+/// Writes the bytes of one row of `cols` weights, packed either way, as `Ternary2b` packs them.
+pub fn row_packed_2b(packing: Packing, cols: u32, row: &[u8], out: &mut [u8]) {
+    let len = out.len().min(Packing::TwoBit.row_bytes(cols) as usize);
+    let (out, _) = out.split_at_mut_checked(len).unwrap_or_default();
+    if packing == Packing::TwoBit {
+        out.iter_mut().zip(row).for_each(|(o, b)| *o = *b);
+        return;
+    }
+    let codes = |byte: u8| u64::from(CODES.get(usize::from(byte)).copied().unwrap_or(0));
+    let join = |[a, b, c, d]: [u8; 4]| codes(a) | codes(b) << 10 | codes(c) << 20 | codes(d) << 30;
+    let (fours, rest) = row.as_chunks::<4>();
+    let mut fives = out.chunks_mut(5);
+    for (four, five) in fours.iter().zip(fives.by_ref()) {
+        five.iter_mut().zip(join(*four).to_le_bytes()).for_each(|(o, b)| *o = b);
+    }
+    // Past the last byte everything is 0, as in it: 128 is the byte of five trits 0.
+    let mut last = [0x80; 4];
+    last.iter_mut().zip(rest).for_each(|(l, b)| *l = *b);
+    if let Some(five) = fives.next() {
+        five.iter_mut().zip(join(last).to_le_bytes()).for_each(|(o, b)| *o = b);
+    }
 }
 
 /// Packed rows and two bytes of scale each.
@@ -112,7 +159,8 @@ pub fn validate(packing: Packing, rows: u32, cols: u32, payload: &[u8]) -> Resul
     let padded = |row: &[u8]| row.last().is_some_and(|tail| packing.padded(*tail, used));
     // max(1): chunks of zero bytes do not exist, and a matrix without columns is refused above.
     let stride = packing.row_bytes(cols).max(1) as usize;
-    let trits_valid = body.iter().all(|b| packing.valid(*b)) && body.chunks(stride).all(padded);
+    let full = used == packing.trits() as usize;
+    let trits_valid = packing.valid(body) && (full || body.chunks(stride).all(padded));
     if trits_valid && scales_valid(scales) { Ok(()) } else { Err(invalid) }
 }
 

@@ -129,7 +129,7 @@ pub fn decode_row(p: &VptqParams, _rows: u32, cols: u32, payload: &[u8], row: u3
     let (a, b) = (main.scale * row_scale, residual.scale * row_scale);
     let dim = usize::from(p.dim);
     let mut bits = BitReader::new(indices);
-    for vector in out.chunks_mut(dim) {
+    for vector in out.chunks_mut(dim.max(1)) {
         let entry = main.entry(dim, bits.take(u32::from(p.index_bits)));
         if p.residual_bits == 0 {
             for (w, &c) in vector.iter_mut().zip(entry) {

@@ -1,6 +1,8 @@
 //! Small deterministic models for the tests, and files put together without the writer's checks.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this module")]
 
+pub mod exercise;
+
 use forge_formats::codec::bitstream::BitWriter;
 use forge_formats::codec::encode::{Simple, encode};
 use forge_formats::codec::{Codec, HyperParams, SeedLmParams, VptqParams, hyper};
@@ -9,7 +11,8 @@ use forge_formats::file::File;
 use forge_formats::header::{ALIGN, HEADER_LEN, Header, crc32};
 use forge_formats::manifest::{Content, Head, Section};
 use forge_formats::role::{Role, RoleKind};
-use forge_formats::tokenizer::{SpecialKind, TokenizerSpec};
+use forge_formats::tokenizer::{SpecialKind, TokenizerSpec, TokenizerTable};
+use forge_formats::tools::{SlotSpec, ToolSpec, ValueSpec, to_bytes};
 use forge_formats::write::Writer;
 
 /// Seven control tokens, a tool, a slot, and "th", "the", " the", " t".
@@ -80,6 +83,22 @@ pub fn values(seed: u32, n: usize) -> Vec<f32> {
         (state >> 8) as f32 / (1 << 23) as f32 - 1.0
     };
     (0..n).map(|_| next()).collect()
+}
+
+/// Independent trits, `zeros` of them 0 and the rest either sign.
+pub fn trits(seed: u32, n: usize, zeros: f32) -> Vec<i8> {
+    let (places, signs) = (values(seed, n), values(seed ^ 0x5555, n));
+    let trit = |(place, sign): (f32, f32)| match place * 0.5 + 0.5 < zeros {
+        true => 0,
+        false => {
+            if sign < 0.0 {
+                -1
+            } else {
+                1
+            }
+        }
+    };
+    places.into_iter().zip(signs).map(trit).collect()
 }
 
 /// A model of this shape in which the simple codecs take turns.
@@ -168,6 +187,8 @@ pub fn searched() -> Writer {
 
 /// A file in parts that a test may damage before putting them together with right checksums.
 pub struct Raw {
+    pub minor: u16,
+    pub features: u32,
     pub config: ModelConfig,
     pub sections: Vec<Section>,
     pub count: Option<u16>,
@@ -181,7 +202,9 @@ impl Raw {
         let file = File::parse(bytes).unwrap();
         let data = bytes[file.header().data_offset as usize..].to_vec();
         let sections = file.sections().collect();
-        Self { config: file.config().clone(), sections, count: None, data, manifest_tail: Vec::new() }
+        let Header { minor, features, .. } = *file.header();
+        let config = file.config().clone();
+        Self { minor, features, config, sections, count: None, data, manifest_tail: Vec::new() }
     }
 
     pub fn manifest(&self) -> Vec<u8> {
@@ -193,7 +216,15 @@ impl Raw {
     }
 
     pub fn bytes(&self) -> Vec<u8> {
-        join(&self.manifest(), &self.data)
+        self.with_manifest(&self.manifest())
+    }
+
+    /// The file with another manifest.
+    pub fn with_manifest(&self, manifest: &[u8]) -> Vec<u8> {
+        let mut bytes = join(manifest, &self.data);
+        patch_header(&mut bytes, 10, &self.minor.to_le_bytes());
+        patch_header(&mut bytes, 12, &self.features.to_le_bytes());
+        bytes
     }
 
     /// Position of the section of a role in block 0.
@@ -231,6 +262,34 @@ impl Raw {
             other => panic!("{other:?} has no codec"),
         }
     }
+}
+
+/// The full model as one of version 1.1 that uses everything new: trits entropy-coded and sparse in turn, int8 caches,
+/// and tools.
+pub fn newer() -> Writer {
+    let config = ModelConfig { cache: CacheKind::Int8, ..full_config() };
+    let projections = config.tensors().filter(|(role, ..)| role.kind() == RoleKind::Projection);
+    let mut writer = model(&config).tools(schema());
+    for (turn, (role, layer, [rows, cols])) in projections.enumerate() {
+        let codec = [Simple::TernaryRans, Simple::TernarySparse][turn % 2];
+        let mut data = values(turn as u32, (rows * cols) as usize);
+        if codec == Simple::TernarySparse {
+            data.iter_mut().filter(|w| w.abs() < 0.8).for_each(|w| *w = 0.0);
+        }
+        writer =
+            writer.replace(role, layer, codec.into(), encode(codec, rows as usize, cols as usize, &data));
+    }
+    writer
+}
+
+/// A tool table for [`spec`]: the timer takes any of a few words, or minutes.
+pub fn schema() -> Vec<u8> {
+    let tokenizer = spec().to_bytes().unwrap();
+    let tokenizer = TokenizerTable::parse(&tokenizer).unwrap();
+    let token = |kind| tokenizer.special(kind, "timer").unwrap();
+    let value = ValueSpec::Choice(["off", "on"].map(String::from).to_vec());
+    let slots = vec![SlotSpec { token: token(SpecialKind::Slot), required: true, repeatable: false, value }];
+    to_bytes(&[ToolSpec { token: token(SpecialKind::Tool), slots }], &tokenizer).unwrap()
 }
 
 /// A file of this manifest and data, with a right header.

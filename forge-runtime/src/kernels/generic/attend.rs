@@ -68,31 +68,61 @@ pub(crate) fn softmax_weights(scores: &mut [f32]) {
 /// summed as its tree is, depth first so that few of them are alive.
 #[inline(always)]
 fn score_block(query: &[f32], block: &[[f32; LANES]], scale: f32) -> [f32; LANES] {
-    let ((queries, query_tail), (keys, key_tail)) = (query.as_chunks::<LANES>(), block.as_chunks::<LANES>());
-    let leaf = |i: usize| {
-        let mut sums = [0.0; LANES];
-        let mut add = |q: Option<&f32>, keys: Option<&[f32; LANES]>| {
-            if let (Some(q), Some(keys)) = (q, keys) {
-                sums.iter_mut().zip(keys).for_each(|(sum, key)| *sum += q * key);
-            }
-        };
-        for (q, keys) in queries.iter().zip(keys) {
-            add(q.get(i), keys.get(i));
-        }
-        add(query_tail.get(i), key_tail.get(i));
-        sums
-    };
-    let pair = |i| plus(leaf(i), leaf(i + 8));
-    let four = |i| plus(pair(i), pair(i + 4));
-    let eight = |i| plus(four(i), four(i + 2));
-    let mut total = plus(eight(0), eight(1));
+    let scores = Scores { query: query.as_chunks(), keys: block.as_chunks() };
+    let mut total = plus(scores.eight(0), scores.eight(1));
     total.iter_mut().for_each(|t| *t *= scale);
     total
 }
 
+/// A query and a block of keys, in pieces of sixteen channels and what is left.
+struct Scores<'s> {
+    query: (&'s [[f32; LANES]], &'s [f32]),
+    keys: (&'s [[[f32; LANES]; LANES]], &'s [[f32; LANES]]),
+}
+
+impl Scores<'_> {
+    /// Accumulator `i`: every sixteenth channel from `i` on.
+    #[inline(always)]
+    fn leaf(&self, i: usize) -> [f32; LANES] {
+        let mut sums = [0.0; LANES];
+        for (q, keys) in self.query.0.iter().zip(self.keys.0) {
+            multiply_add(&mut sums, q.get(i), keys.get(i));
+        }
+        multiply_add(&mut sums, self.query.1.get(i), self.keys.1.get(i));
+        sums
+    }
+
+    #[inline(always)]
+    fn pair(&self, i: usize) -> [f32; LANES] {
+        plus(self.leaf(i), self.leaf(i + 8))
+    }
+
+    #[inline(always)]
+    fn four(&self, i: usize) -> [f32; LANES] {
+        plus(self.pair(i), self.pair(i + 4))
+    }
+
+    #[inline(always)]
+    fn eight(&self, i: usize) -> [f32; LANES] {
+        plus(self.four(i), self.four(i + 2))
+    }
+}
+
+/// `sums += q · keys`, two roundings.
+#[inline(always)]
+fn multiply_add(sums: &mut [f32; LANES], q: Option<&f32>, keys: Option<&[f32; LANES]>) {
+    if let (Some(q), Some(keys)) = (q, keys) {
+        for (sum, key) in sums.iter_mut().zip(keys) {
+            *sum += q * key;
+        }
+    }
+}
+
 #[inline(always)]
 fn plus(mut a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
-    a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+    for (a, b) in a.iter_mut().zip(b) {
+        *a += b;
+    }
     a
 }
 
@@ -108,6 +138,11 @@ fn weigh(head: &HeadF32<'_>, weights: &[f32], out: &mut [f32]) {
     for out in wide {
         *out = sum.channels(at);
         at += 4 * LANES;
+    }
+    let (middle, rest) = rest.as_chunks_mut::<{ 2 * LANES }>();
+    for out in middle {
+        *out = sum.channels(at);
+        at += 2 * LANES;
     }
     let (narrow, rest) = rest.as_chunks_mut::<LANES>();
     for out in narrow {

@@ -3,13 +3,18 @@
 #![forbid(unsafe_code)]
 
 mod attend;
+mod attend_fixed;
 mod attend_int8;
 mod elementwise;
 mod quantise;
 mod rows;
 
 pub(crate) use attend::{HeadF32, attend};
+#[allow(unused_imports, reason = "for vector instruction sets")]
+pub(crate) use attend_fixed::attend_fixed;
 pub(crate) use attend_int8::{HeadInt8, attend_int8, store_int8};
 pub(crate) use elementwise::{add, blend, norm, norm_gained, norm_in_place, relu2, remember, rotate, swiglu};
+#[cfg(armv7em)]
+pub(crate) use quantise::to_int8;
 pub(crate) use quantise::{Meta, quantise};
 pub(crate) use rows::float_rows;

@@ -11,33 +11,62 @@ mod ternary;
 
 pub use int8::gemv_int8;
 pub use quantise::{QUANTISED_PADDING, Quantised};
-pub use ternary::{gemv_ternary_2b, gemv_ternary_5x8};
+pub use ternary::{gemv_ternary_2b, gemv_ternary_5x8, gemv_ternary_packed};
 
 use forge_formats::Matrix;
+use forge_formats::codec::Codec;
 
 use super::{Floats, Kernels, generic};
 use crate::math::{LANES, widen_f16};
 
-pub(super) const TABLE: Kernels = Kernels {
-    name: "portable",
-    floats: Floats {
-        norm: generic::norm,
-        norm_in_place: generic::norm_in_place,
-        norm_gained: generic::norm_gained,
-        quantise: generic::quantise,
-        rotate: generic::rotate,
-        attend: generic::attend,
-        attend_int8: generic::attend_int8,
-        store_int8: generic::store_int8,
-        swiglu: generic::swiglu,
-        relu2: generic::relu2,
-        add: generic::add,
-        remember: generic::remember,
-        blend: generic::blend,
-        float_rows: generic::float_rows,
-    },
-    panels: None,
+pub(super) const TABLE: Kernels = Kernels { name: "portable", floats: FLOATS, panels: None, rows: None };
+
+pub(super) const FLOATS: Floats = Floats {
+    norm: generic::norm,
+    norm_in_place: generic::norm_in_place,
+    norm_gained: generic::norm_gained,
+    quantise: generic::quantise,
+    rotate: generic::rotate,
+    attend: generic::attend,
+    attend_int8: generic::attend_int8,
+    store_int8: generic::store_int8,
+    swiglu: generic::swiglu,
+    relu2: generic::relu2,
+    add: generic::add,
+    remember: generic::remember,
+    blend: generic::blend,
+    float_rows: generic::float_rows,
 };
+
+/// `y = W x` of an integer matrix, row by row from the file; `buffer` has room for [`QUANTISED_PADDING`] halfwords more
+/// than `x` has elements.
+pub(crate) fn rows(w: &Matrix<'_>, x: &[f32], buffer: &mut [u32], y: &mut [f32]) {
+    let buffer = bytemuck::must_cast_slice_mut(buffer);
+    match w.codec() {
+        Codec::Int8Row => quantised(x, y, buffer, |q, y| gemv_int8(w, q, y)),
+        Codec::Ternary5x8 => quantised(x, y, buffer, |q, y| gemv_ternary_5x8(w, q, y)),
+        _ => quantised(x, y, buffer, |q, y| gemv_ternary_2b(w, q, y)),
+    }
+}
+
+/// As [`rows`], of a ternary codec whose rows have to be unpacked: as many at a time as `tile` has room for.
+pub(crate) fn packed_rows(w: &Matrix<'_>, x: &[f32], buffer: &mut [u32], tile: &mut [u8], y: &mut [f32]) {
+    let buffer = bytemuck::must_cast_slice_mut(buffer);
+    quantised(x, y, buffer, |q, y| gemv_ternary_packed(w, q, y, tile));
+}
+
+/// Calls a kernel with the quantised input; without, when the input is zero and so is the product.
+fn quantised<const G: usize>(
+    x: &[f32],
+    y: &mut [f32],
+    buffer: &mut [i16],
+    kernel: impl FnOnce(&Quantised<'_, G>, &mut [f32]),
+) {
+    match Quantised::new(x, buffer) {
+        Some(q) => kernel(&q, y),
+        None => y.fill(0.0),
+    }
+}
 
 /// A packed row in pieces of sixteen bytes.
 #[derive(Clone, Copy)]

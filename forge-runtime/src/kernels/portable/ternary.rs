@@ -6,7 +6,7 @@
 use forge_formats::Matrix;
 
 use super::{Quantised, Row, for_rows, total_of};
-use crate::math::LANES;
+use crate::math::{LANES, widen_f16};
 
 /// Pieces whose products (at most `5 · 2 · 127` a lane and piece) fit in an `i16`, with one more for the tail.
 const STEPS: usize = i16::MAX as usize / (5 * 2 * 127) - 1;
@@ -19,6 +19,21 @@ pub fn gemv_ternary_2b(w: &Matrix<'_>, q: &Quantised<'_, 4>, y: &mut [f32]) {
 /// `Ternary5x8` matrix.
 pub fn gemv_ternary_5x8(w: &Matrix<'_>, q: &Quantised<'_, 5>, y: &mut [f32]) {
     for_rows(w, q, y, dot_5x8);
+}
+
+/// Any ternary matrix, packed a tile of rows at a time into `tile`, which has room for at least one.
+pub fn gemv_ternary_packed(w: &Matrix<'_>, q: &Quantised<'_, 4>, y: &mut [f32], tile: &mut [u8]) {
+    let stride = w.packed_2b_bytes().max(1);
+    let rows = tile.len() / stride;
+    let y = y.get_mut(..w.rows()).unwrap_or(&mut []);
+    let scales = w.scales().chunks(rows.max(1));
+    for ((n, y), scales) in y.chunks_mut(rows.max(1)).enumerate().zip(scales) {
+        w.pack_rows_2b(n * rows, tile);
+        for (r, (y, scale)) in y.iter_mut().zip(scales).enumerate() {
+            let sum = dot_2b(Row::new(tile.get(r * stride..).unwrap_or(&[]), stride), q);
+            *y = sum as f32 * (q.inverse() * widen_f16(*scale));
+        }
+    }
 }
 
 #[inline(never)]

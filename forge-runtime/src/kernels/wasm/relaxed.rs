@@ -16,6 +16,7 @@ static PAIRS: Kernels = Kernels {
     name: "relaxed-simd",
     floats: portable::TABLE.floats,
     panels: Some(Products { ternary: ternary::<Pairs>, int8: simd128::int8 }),
+    rows: None,
 };
 
 /// Sums of four neighbours.
@@ -23,6 +24,7 @@ static FOURS: Kernels = Kernels {
     name: "relaxed-simd-dot",
     floats: portable::TABLE.floats,
     panels: Some(Products { ternary: ternary::<Fours>, int8: int8_fours }),
+    rows: None,
 };
 
 /// Both tables, the one that suits the processor last.

@@ -17,6 +17,7 @@ pub(super) static TABLE: Kernels = Kernels {
     // The whole build has the instruction set: these are compiled with it.
     floats: portable::TABLE.floats,
     panels: Some(Products { ternary, int8 }),
+    rows: None,
 };
 
 /// Elements of an input that most models have at most.

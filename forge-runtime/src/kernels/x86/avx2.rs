@@ -4,6 +4,7 @@
 
 use core::arch::x86_64::*;
 
+use super::Group;
 use crate::kernels::dispatch::{compiled, floats_with};
 use crate::kernels::{Inputs, Kernels, Outputs, PANEL_ROWS, Panels, Products, VECTOR};
 
@@ -12,16 +13,19 @@ pub(super) static TABLE: Kernels = Kernels {
     floats: floats_with!("avx2,f16c"),
     panels: Some(Products {
         ternary: compiled!("avx2,f16c",
-            (panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => ternary),
+            ternary_panels(panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => ternary),
         int8: compiled!("avx2,f16c",
-            (panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => int8),
+            int8_panels(panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => int8),
     }),
+    rows: None,
 };
 
-/// Vectors whose products fit in 16 bits when a plane's digits count once and the next one's four times: each adds
-/// at most 2 · (2 + 2) · 4 · 127 = 2 · 2032 of either sign, and 8 · 4064 = 32,512.
-const SCALED_STEPS: usize = 8;
-/// The same with all four planes' digits counting once: 4 · 2 · 2 · 127 = 2032 a vector.
+/// Vectors whose products fit in 16 bits when two planes' digits count once: each adds at most
+/// 2 · 2 · 2 · 127 = 1016 of either sign, and 32 · 1016 = 32,512.
+const ONCE_STEPS: usize = 32;
+/// The same when they count four times: 8 · 4064 = 32,512.
+const FOURFOLD_STEPS: usize = 8;
+/// The same with all four planes' digits counting once: 4 · 2 · 2 · 127 = 2032 a vector, 16 · 2032 = 32,512.
 const STEPS: usize = 16;
 
 /// Defines a function that has the instruction set of this file.
@@ -47,28 +51,33 @@ avx2! {
         }
     }
 
-    /// One input. Odd planes are left in their place, so they count four times, in accumulators of their own.
+    /// One input. Odd planes are left in their place, so they count four times, in accumulators of their own that
+    /// are full sooner.
     fn ternary_one(panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>, t: usize) -> usize {
         let zero = _mm256_setzero_si256();
+        let q = inputs.pieces::<16>(t);
         for (at, (scales, vectors)) in panels.iter().enumerate() {
             let (mut even, mut odd) = ([zero; 2], [zero; 2]);
-            let mut rest = inputs.pieces::<16>(t);
-            for vectors in pieces(vectors, SCALED_STEPS) {
-                let (now, later) = rest.split_at_checked(vectors.len()).unwrap_or((rest, &[]));
-                rest = later;
-                let (mut a, mut b) = ([zero; 2], [zero; 2]);
-                for (w, q) in vectors.iter().zip(now) {
-                    let q = quarters(q);
-                    let w = load(w);
+            for (vectors, q) in pieces(vectors, ONCE_STEPS).zip(pieces(q, ONCE_STEPS)) {
+                let mut once = [zero; 2];
+                for (vectors, q) in pieces(vectors, FOURFOLD_STEPS).zip(pieces(q, FOURFOLD_STEPS)) {
+                    let mut fourfold = [zero; 2];
+                    for (w, q) in vectors.iter().zip(q) {
+                        super::prefetch(w);
+                        let q = quarters(q);
+                        let w = load(w);
+                        for half in 0..2 {
+                            let (a, b) = plane_pairs(w[half], q);
+                            once[half] = _mm256_add_epi16(once[half], a);
+                            fourfold[half] = _mm256_add_epi16(fourfold[half], b);
+                        }
+                    }
                     for half in 0..2 {
-                        let (even, odd) = plane_pairs(w[half], q);
-                        a[half] = _mm256_add_epi16(a[half], even);
-                        b[half] = _mm256_add_epi16(b[half], odd);
+                        odd[half] = _mm256_add_epi32(odd[half], widen(fourfold[half]));
                     }
                 }
                 for half in 0..2 {
-                    even[half] = _mm256_add_epi32(even[half], widen(a[half]));
-                    odd[half] = _mm256_add_epi32(odd[half], widen(b[half]));
+                    even[half] = _mm256_add_epi32(even[half], widen(once[half]));
                 }
             }
             let total =
@@ -86,7 +95,7 @@ avx2! {
         t: usize,
     ) -> usize {
         let zero = _mm256_setzero_si256();
-        let q: [&[[i8; 16]]; T] = core::array::from_fn(|i| inputs.pieces::<16>(t + i));
+        let Some(group) = Group::new(inputs, t, T, 4 * (panels.per_panel - 1)) else { return T };
         for (at, (scales, vectors)) in panels.iter().enumerate() {
             let mut totals = [[zero; 2]; T];
             for half in 0..2 {
@@ -96,8 +105,9 @@ avx2! {
                     for w in vectors {
                         let digits = digits(load(w)[half]);
                         for i in 0..T {
-                            let Some(q) = q[i].get(k) else { continue };
-                            let products = dot_planes(digits, quarters(q));
+                            // SAFETY: `i` is below T, and `k` counts the vectors of a panel, four words each.
+                            let q = core::array::from_fn(|p| unsafe { group.word(i, 4 * k + p) });
+                            let products = dot_planes(digits, q.map(|q| _mm256_set1_epi32(q)));
                             sums[i] = _mm256_add_epi16(sums[i], products);
                         }
                         k += 1;
@@ -120,11 +130,31 @@ avx2! {
         let n = inputs.meta.len();
         while t < n {
             t += match n - t {
-                1 => int8_many::<1>(panels, inputs, out, t),
+                1 => int8_one(panels, inputs, out, t),
                 2 | 3 => int8_many::<2>(panels, inputs, out, t),
                 _ => int8_many::<4>(panels, inputs, out, t),
             };
         }
+    }
+
+    /// One input.
+    fn int8_one(panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>, t: usize) -> usize {
+        let zero = _mm256_setzero_si256();
+        let q = inputs.pieces::<4>(t);
+        for (at, (scales, vectors)) in panels.iter().enumerate() {
+            let mut totals = [zero; 2];
+            for (w, q) in vectors.iter().zip(q) {
+                super::prefetch(w);
+                let q = broadcast(*q);
+                let magnitude = _mm256_abs_epi8(q);
+                for (total, w) in totals.iter_mut().zip(load(w)) {
+                    let products = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(w, q));
+                    *total = _mm256_add_epi32(*total, widen(products));
+                }
+            }
+            store(out, t, at * PANEL_ROWS, scales, totals, inputs, 0);
+        }
+        1
     }
 
     /// The sign of the input goes to the weight and its magnitude is the unsigned factor; two products, at most
@@ -241,9 +271,9 @@ avx2! {
     }
 }
 
-/// `x` in pieces of at most `n` vectors.
+/// `x` in pieces of at most `n`.
 #[inline(always)]
-fn pieces(x: &[[u8; VECTOR]], n: usize) -> impl Iterator<Item = &[[u8; VECTOR]]> {
+fn pieces<T>(x: &[T], n: usize) -> impl Iterator<Item = &[T]> {
     let mut rest = x;
     core::iter::from_fn(move || {
         let (piece, after) = rest.split_at_checked(n.min(rest.len()))?;

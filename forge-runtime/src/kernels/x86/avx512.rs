@@ -6,6 +6,7 @@
 
 use core::arch::x86_64::*;
 
+use super::Group;
 use crate::kernels::dispatch::{compiled, floats_with};
 use crate::kernels::{Inputs, Kernels, Outputs, PANEL_ROWS, Panels, Products, VECTOR};
 
@@ -14,10 +15,11 @@ pub(super) static TABLE: Kernels = Kernels {
     floats: floats_with!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c"),
     panels: Some(Products {
         ternary: compiled!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c",
-            (panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => ternary),
+            ternary_panels(panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => ternary),
         int8: compiled!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c",
-            (panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => int8),
+            int8_panels(panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => int8),
     }),
+    rows: None,
 };
 
 /// Defines a function that has the instruction set of this file.
@@ -54,6 +56,8 @@ avx512! {
             let mut sums = [_mm512_setzero_si512(); 8];
             for ((a, b), q) in upper.iter().zip(lower).zip(inputs.pieces::<16>(t)) {
                 let q = quarters(q);
+                super::prefetch(a);
+                super::prefetch(b);
                 add_planes(&mut sums, 0, load(a), q);
                 add_planes(&mut sums, 4, load(b), q);
             }
@@ -73,15 +77,15 @@ avx512! {
         1
     }
 
-    /// `T` inputs: digits are unpacked once for all of them.
+    /// `T` inputs: digits are unpacked once for all of them, in two panels at a time.
     fn ternary_many<const T: usize>(
         panels: &Panels<'_>,
         inputs: &Inputs<'_>,
         out: &mut Outputs<'_>,
         t: usize,
     ) -> usize {
+        let Some(group) = Group::new(inputs, t, T, 4 * (panels.per_panel - 1)) else { return T };
         let pairs = Panels { vectors: panels.vectors, per_panel: 2 * panels.per_panel };
-        let q: [&[[i8; 16]]; T] = core::array::from_fn(|i| inputs.pieces::<16>(t + i));
         let mut r = 0;
         for (first, both) in pairs.iter() {
             let Some((upper, lower)) = both.split_at_checked(panels.per_panel - 1) else { continue };
@@ -91,11 +95,11 @@ avx512! {
             for (k, (x, z)) in upper.iter().zip(lower).enumerate() {
                 let (x, z) = (digits(load(x)), digits(load(z)));
                 for i in 0..T {
-                    let Some(q) = q[i].get(k) else { continue };
-                    let q = quarters(q);
                     for p in 0..4 {
-                        a[i] = _mm512_dpbusd_epi32(a[i], x[p], q[p]);
-                        b[i] = _mm512_dpbusd_epi32(b[i], z[p], q[p]);
+                        // SAFETY: `i` is below T, and `k` counts the vectors of a panel, four words each.
+                        let q = _mm512_set1_epi32(unsafe { group.word(i, 4 * k + p) });
+                        a[i] = _mm512_dpbusd_epi32(a[i], x[p], q);
+                        b[i] = _mm512_dpbusd_epi32(b[i], z[p], q);
                     }
                 }
             }
@@ -105,13 +109,12 @@ avx512! {
             }
             r += 2 * PANEL_ROWS;
         }
+        // An odd panel is left over.
         let last = panels.slice(r / PANEL_ROWS, 1);
-        if !last.vectors.is_empty() {
-            for i in 0..T {
-                let rest = Panels { vectors: last.vectors, ..last };
-                let mut shifted = Outputs { y: out.y.get_mut(r..).unwrap_or(&mut []), stride: out.stride };
-                ternary_one(&rest, inputs, &mut shifted, t + i);
-            }
+        let y = out.y.get_mut(r..).unwrap_or(&mut []);
+        let mut rest = Outputs { y, stride: out.stride };
+        for i in 0..T {
+            ternary_one(&last, inputs, &mut rest, t + i);
         }
         T
     }
@@ -122,12 +125,40 @@ avx512! {
         let n = inputs.meta.len();
         while t < n {
             t += match n - t {
-                1 => int8_many::<1>(panels, inputs, out, t),
+                1 => int8_one(panels, inputs, out, t),
                 2 | 3 => int8_many::<2>(panels, inputs, out, t),
                 4..8 => int8_many::<4>(panels, inputs, out, t),
                 _ => int8_many::<8>(panels, inputs, out, t),
             };
         }
+    }
+
+    /// One input.
+    fn int8_one(panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>, t: usize) -> usize {
+        let up = _mm512_set1_epi8(-128);
+        let zero = _mm512_setzero_si512();
+        let q = inputs.pieces::<16>(t);
+        for (at, (scales, vectors)) in panels.iter().enumerate() {
+            // Several accumulators hide the latency of the instruction.
+            let mut sums = [zero; 4];
+            let (whole, tail) = vectors.as_chunks::<4>();
+            for (w, q) in whole.iter().zip(q) {
+                let q = quarters(q);
+                for j in 0..4 {
+                    super::prefetch(&w[j]);
+                    sums[j] = _mm512_dpbusd_epi32(sums[j], _mm512_xor_si512(load(&w[j]), up), q[j]);
+                }
+            }
+            if let Some(q) = q.get(whole.len()) {
+                for ((sum, w), q) in sums.iter_mut().zip(tail).zip(quarters(q)) {
+                    *sum = _mm512_dpbusd_epi32(*sum, _mm512_xor_si512(load(w), up), q);
+                }
+            }
+            let [a, b, c, d] = sums;
+            let total = _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d));
+            store(out, t, at * PANEL_ROWS, scales, total, inputs, 128);
+        }
+        1
     }
 
     fn int8_many<const T: usize>(

@@ -11,10 +11,11 @@ pub(super) static TABLE: Kernels = Kernels {
     floats: floats_with!("sse4.1,ssse3"),
     panels: Some(Products {
         ternary: compiled!("sse4.1,ssse3",
-            (panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => ternary),
+            ternary_panels(panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => ternary),
         int8: compiled!("sse4.1,ssse3",
-            (panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => int8),
+            int8_panels(panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => int8),
     }),
+    rows: None,
 };
 
 /// Vectors whose products fit in 16 bits: each adds at most 4 · 2 · 2 · 127 = 2032, and 16 · 2032 = 32,512.

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use super::template::{Sink, Template};
 use super::templates::{TOOLS, ToolTemplates};
 use super::values;
-use crate::data::{Completion, Example, Slice, Split, System, TOOL_SYSTEM, ToolSchema};
+use crate::data::{Completion, Example, Slice, SlotSchema, Split, System, TOOL_SYSTEM, ToolSchema};
 use crate::rng::Rng;
 
 /// Politeness in front of a request; the empty one is the most likely.
@@ -57,15 +57,25 @@ static PARSED: LazyLock<Vec<Tool>> = LazyLock::new(|| {
     SOURCES.iter().map(tool).collect()
 });
 
-/// The tools with their slots, sorted by name.
+/// The tools with their slots, sorted by name. A slot is required when every phrasing of the tool has it.
 pub(super) fn schemas() -> Vec<ToolSchema> {
     let schema = |tool: &Tool| ToolSchema {
         name: tool.source.tool.into(),
-        slots: tool.source.slots.iter().map(|slot| slot.to_string()).collect(),
+        slots: tool.source.slots.iter().map(|name| slot(tool, name)).collect(),
     };
     let mut schemas: Vec<ToolSchema> = PARSED.iter().map(schema).collect();
-    schemas.sort();
+    schemas.sort_by(|a, b| a.name.cmp(&b.name));
     schemas
+}
+
+fn slot(tool: &Tool, name: &str) -> SlotSchema {
+    let counts = || tool.prompts.iter().flatten().map(|phrase| phrase.template.occurrences(name));
+    SlotSchema {
+        name: name.into(),
+        required: counts().all(|(least, _)| least > 0),
+        repeatable: counts().any(|(_, most)| most > 1),
+        value: values::kind(name),
+    }
 }
 
 /// A random example of the split: the call under [`TOOL_SYSTEM`], or the acknowledgement without.

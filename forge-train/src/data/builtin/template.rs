@@ -45,6 +45,11 @@ impl Template {
         walk(&self.0, sink);
     }
 
+    /// How often a slot occurs in an expansion, at least and at most.
+    pub(crate) fn occurrences(&self, slot: &str) -> (usize, usize) {
+        occurrences(&self.0, slot)
+    }
+
     /// Every expansion with slots left as `{slot}`.
     #[cfg(test)]
     pub(crate) fn patterns(&self) -> Vec<String> {
@@ -77,6 +82,21 @@ fn plain(source: &'static str) -> Vec<Node> {
     nodes
 }
 
+fn occurrences(nodes: &[Node], slot: &str) -> (usize, usize) {
+    let of = |node: &Node| match node {
+        Node::Text(_) => (0, 0),
+        Node::Slot(name) => (usize::from(*name == slot), usize::from(*name == slot)),
+        Node::Choice(options) => {
+            let each = || options.iter().map(|option| occurrences(option, slot));
+            (
+                each().map(|(least, _)| least).min().unwrap_or(0),
+                each().map(|(_, most)| most).max().unwrap_or(0),
+            )
+        }
+    };
+    nodes.iter().map(of).fold((0, 0), |(least, most), (l, m)| (least + l, most + m))
+}
+
 fn walk(nodes: &[Node], sink: &mut impl Sink) {
     for node in nodes {
         match node {
@@ -102,6 +122,20 @@ fn render(nodes: &[Node]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn occurrences_are_those_of_all_expansions() {
+        let template = Template::parse("{a} (and {b}|or {a}|) {c}( {c}|)");
+        let count = |slot: &str, of: fn(std::vec::IntoIter<usize>) -> Option<usize>| {
+            let counts: Vec<usize> = template.patterns().iter().map(|p| p.matches(slot).count()).collect();
+            of(counts.into_iter()).unwrap()
+        };
+        for (name, slot) in [("a", "{a}"), ("b", "{b}"), ("c", "{c}"), ("d", "{d}")] {
+            let expected = (count(slot, Iterator::min), count(slot, Iterator::max));
+            assert_eq!(template.occurrences(name), expected, "{name}");
+        }
+        assert_eq!((template.occurrences("a"), template.occurrences("b")), ((1, 2), (0, 1)));
+    }
 
     #[test]
     fn patterns_are_all_expansions() {

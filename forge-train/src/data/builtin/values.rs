@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use forge_formats::tools::ValueSpec;
+
 use crate::data::Split;
 use crate::rng::Rng;
 
@@ -51,6 +53,17 @@ impl Pool {
 /// If no such slot exists; slot names are constants of this crate and every one is checked by a test.
 pub(crate) fn pool(slot: &str) -> &'static Pool {
     &POOLS[slot]
+}
+
+/// What a slot's values are, held-out ones included. Only numbers are bounded: rooms, names and the like are whatever
+/// someone says.
+pub(crate) fn kind(slot: &str) -> ValueSpec {
+    match slot {
+        "level" => ValueSpec::Integer { min: 1, max: 100 },
+        "minutes" => ValueSpec::Integer { min: 1, max: 90 },
+        "temperature" => ValueSpec::Number,
+        _ => ValueSpec::Text,
+    }
 }
 
 /// Names of all slots with a pool.
@@ -213,6 +226,29 @@ mod tests {
                 "{slot} has too few held-out values"
             );
             assert!(count(Split::Train) >= 30, "{slot} has too few training values");
+        }
+    }
+
+    #[test]
+    fn every_value_is_of_its_slots_kind_and_every_bound_is_met() {
+        for slot in slots() {
+            let values: Vec<&String> =
+                Split::ALL.into_iter().flat_map(|split| pool(slot).values(split)).collect();
+            match kind(slot) {
+                ValueSpec::Integer { min, max } => {
+                    let numbers: Vec<i64> = values.iter().map(|value| value.parse().unwrap()).collect();
+                    assert_eq!(
+                        (numbers.iter().min(), numbers.iter().max()),
+                        (Some(&min), Some(&max)),
+                        "{slot}"
+                    );
+                }
+                ValueSpec::Number => assert!(values.iter().all(|v| v.parse::<f64>().is_ok()), "{slot}"),
+                kind => {
+                    let numeric = values.iter().filter(|v| v.parse::<f64>().is_ok()).count();
+                    assert_eq!((kind, numeric), (ValueSpec::Text, 0), "{slot}");
+                }
+            }
         }
     }
 
