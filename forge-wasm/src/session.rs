@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use forge_runtime::{Error, Sampler};
+use forge_runtime::{Error, Generator, Sampler};
 use wasm_bindgen::prelude::*;
 
 use crate::owned::{OwnedGenerator, OwnedModel};
@@ -16,7 +16,9 @@ pub struct RawSession {
 impl RawSession {
     pub(crate) fn new(model: &Rc<OwnedModel>) -> Result<Self, Error> {
         // The sampler is not used: this session is only stepped.
-        Ok(Self { inner: OwnedGenerator::new(model, Sampler::greedy(), 0)? })
+        let inner =
+            OwnedGenerator::new(model, |session, _| Ok(Generator::new(session, Sampler::greedy(), 0)))?;
+        Ok(Self { inner })
     }
 }
 
