@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Takes the inputs that fuzz/run.sh has found into the committed corpora: the fewest that still reach everything, the
-# smallest of them if there are more than LIMIT.
+# longest of them, which reach most, if there are more than LIMIT.
 #
-#   fuzz/minimise.sh [LIMIT]       default 40 for each target
+#   fuzz/minimise.sh [LIMIT]       default 50 for each target
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-limit=${1:-40}
+limit=${1:-50}
 [ -d bin ] || ./build.sh
 for source in fuzz_targets/*.rs; do
   target=$(basename "$source" .rs)
@@ -16,7 +16,7 @@ for source in fuzz_targets/*.rs; do
   rm -r "corpus/$target" "found/$target"
   mkdir -p "corpus/$target"
   # Names are the hashes of the contents, so that the same inputs give the same files.
-  find "$merged" -type f -printf '%s %f\n' | sort -n | head -n "$limit" | while read -r _ name; do
+  find "$merged" -type f -printf '%s %f\n' | sort -rn | awk -v limit="$limit" 'NR <= limit' | while read -r _ name; do
     mv "$merged/$name" "corpus/$target/"
   done
   rm -r "$merged"

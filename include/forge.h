@@ -76,6 +76,10 @@ enum ForgeStatus
    */
   FORGE_STATUS_UTF8 = 10,
   /*
+   The file lists no tools, or a call may take more tokens than are allowed.
+   */
+  FORGE_STATUS_BUDGET = 12,
+  /*
    An error of a newer runtime than this header.
    */
   FORGE_STATUS_OTHER = 11,
@@ -429,6 +433,21 @@ ForgeStatus forge_reply(const struct ForgeModel *model,
                         char *out,
                         size_t capacity,
                         size_t *len);
+
+/*
+ As forge_reply, but the reply is always a call of one of the file's tools, with arguments that its slots take.
+ */
+ForgeStatus forge_call(const struct ForgeModel *model,
+                       struct ForgeSession *session,
+                       struct ForgeSampler *sampler,
+                       const char *text,
+                       size_t text_len,
+                       uint16_t *scratch,
+                       size_t scratch_len,
+                       size_t max_tokens,
+                       char *out,
+                       size_t capacity,
+                       size_t *len);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -1,6 +1,6 @@
 /* Every function of forge.h, used as it should be and as it should not. Prints what is wrong; silent when all is well.
  *
- *   test CALL.forge FULL.forge
+ *   test CALL.forge FULL.forge TOOLS.forge
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -204,25 +204,51 @@ static void replies(const ForgeModel *model) {
   free(memory);
 }
 
+/* Held to the tools the file lists, the level stops where it would leave its range; without tools nothing is called. */
+static void calls(const ForgeModel *tools, const ForgeModel *none) {
+  static const char want[] = "{\"tool\":\"set_light\",\"args\":{\"room\":\"salon\",\"level\":\"2\"}}";
+  static ForgeSession session, other;
+  uint16_t scratch[64];
+  char answer[128];
+  size_t size, length;
+  void *memory[2];
+  GIVES(OK, forge_workspace_size(tools, NULL, &size));
+  memory[0] = malloc(size);
+  GIVES(OK, forge_session_open(&session, tools, NULL, memory[0], size));
+  GIVES(OK, forge_call(tools, &session, NULL, "anything", 8, scratch, 64, 64, answer, sizeof answer, &length));
+  CHECK(strcmp(answer, want) == 0);
+  GIVES(BUDGET, forge_call(tools, &session, NULL, "anything", 8, scratch, 64, 1, answer, sizeof answer, &length));
+  GIVES(OK, forge_workspace_size(none, NULL, &size));
+  memory[1] = malloc(size);
+  GIVES(OK, forge_session_open(&other, none, NULL, memory[1], size));
+  GIVES(BUDGET, forge_call(none, &other, NULL, "anything", 8, scratch, 64, 64, answer, sizeof answer, &length));
+  free(memory[0]);
+  free(memory[1]);
+}
+
 int main(int argc, char **argv) {
-  static ForgeModel call, full;
-  void *files[2];
-  size_t lengths[2];
+  static ForgeModel call, full, tools;
+  void *files[3];
+  size_t lengths[3];
   ForgeInfo info;
-  if (argc != 3) return 2;
+  if (argc != 4) return 2;
   files[0] = read_file(argv[1], &lengths[0]);
   files[1] = read_file(argv[2], &lengths[1]);
+  files[2] = read_file(argv[3], &lengths[2]);
   CHECK(strlen(forge_version()) > 4 && strcmp(forge_status_message(0), "success") == 0);
   opening(files[1], lengths[1]);
   GIVES(OK, forge_model_open(&call, files[0], lengths[0]));
   GIVES(OK, forge_model_open(&full, files[1], lengths[1]));
+  GIVES(OK, forge_model_open(&tools, files[2], lengths[2]));
   GIVES(OK, forge_model_info(&full, &info));
   memory_is_exact(&full);
   one_result(&full, info.vocab);
   sampling();
   texts(&full);
   replies(&call);
+  calls(&tools, &call);
   free(files[0]);
   free(files[1]);
+  free(files[2]);
   return failures > 0;
 }

@@ -123,12 +123,17 @@ fn map(e: &mut Engine<'_>, at: At, role: Role, parts: &[Range<usize>]) {
     }
 }
 
+/// As [`map`], all `n` rows.
+fn map_all(e: &mut Engine<'_>, at: At, role: Role, n: usize) {
+    map(e, at, role, core::slice::from_ref(&(0..n)));
+}
+
 /// Queries, keys and values of some key/value heads and of the query heads that use them.
 fn query_keys_values(e: &mut Engine<'_>, at: At, heads: Range<usize>) {
     let c = e.config;
     let (attn, kv, d) = (c.attn_dim() as usize, c.kv_dim() as usize, c.head_dim as usize);
     if e.member.size == 1 {
-        return map(e, at, Role::Qkv, &[0..attn + 2 * kv]);
+        return map_all(e, at, Role::Qkv, attn + 2 * kv);
     }
     let group = attn / (c.kv_heads.max(1) as usize);
     let own = heads.start * d..heads.end * d;
@@ -150,16 +155,20 @@ fn attend(e: &mut Engine<'_>, at: At, row: usize, slot: usize, heads: Range<usiz
     let (queries, rest) = output.split_at_checked(attn).unwrap_or_default();
     let (keys, values) = rest.split_at_checked(kv).unwrap_or_default();
     let head = |x: &'_ [f32], h: usize| -> Range<usize> { (h * d).min(x.len())..((h + 1) * d).min(x.len()) };
-    for h in heads {
-        let ring = ring(row_state, at.recursion, at.layer, h);
+    // All heads' keys before any is read: a load must wait for a store to the same line that is still under way.
+    for h in heads.clone() {
         let key = keys.get(head(keys, h)).unwrap_or(&[]);
         let value = values.get(head(values, h)).unwrap_or(&[]);
+        let ring = ring(row_state, at.recursion, at.layer, h);
         b.caches.store(shape, floats, ring, shape.slot(row_state.position), key, value);
+    }
+    let attended = row_of(b.attended, slot, w.attended);
+    for h in heads {
+        let ring = ring(row_state, at.recursion, at.layer, h);
         for q in h * group..(h + 1) * group {
             let query = queries.get(head(queries, q)).unwrap_or(&[]);
-            let attended = row_of(b.attended, slot, w.attended);
             let out = attended.get_mut(q * d..).and_then(|o| o.get_mut(..d)).unwrap_or(&mut []);
-            b.caches.attend(shape, floats, ring, row_state.position, query, b.scores, out);
+            b.caches.attend(shape, floats, (ring, row_state.position), query, b.scores, out);
         }
     }
 }
@@ -181,7 +190,7 @@ fn add_to_latents(e: &mut Engine<'_>, at: At, role: Role) {
 fn write_memory(e: &mut Engine<'_>, at: At, index: usize) {
     let c = e.config;
     let width = c.mem_dim as usize;
-    map(e, at, Role::MemIn, &[0..2 * width]);
+    map_all(e, at, Role::MemIn, 2 * width);
     let (w, floats, shape) = (&e.layout.widths, &e.kernels.floats, &e.layout.caches);
     let b = &mut e.buffers;
     let bias = b.scratch.row.get_mut(..width).unwrap_or(&mut []);
@@ -217,14 +226,14 @@ fn blend_memory(e: &mut Engine<'_>, at: At, index: usize) {
         joined.iter_mut().zip(o.iter().chain(m.iter())).for_each(|(j, x)| *j = *x);
         (e.kernels.floats.norm_in_place)(joined, c.norm_eps);
     }
-    map(e, at, Role::MemGate1, &[0..gate]);
+    map_all(e, at, Role::MemGate1, gate);
     for slot in 0..at.slots {
         let b = &mut e.buffers;
         let hidden = part(row_of(b.output, slot, w.output), gate);
         hidden.iter_mut().for_each(|f| *f = relu(*f));
         (e.kernels.floats.norm)(hidden, c.norm_eps, part(row_of(b.input, slot, w.input), gate));
     }
-    map(e, at, Role::MemGate2, &[0..attn]);
+    map_all(e, at, Role::MemGate2, attn);
     for slot in 0..at.slots {
         let row = e.row_at(slot);
         let b = &mut e.buffers;
@@ -241,7 +250,7 @@ fn feed_forward(e: &mut Engine<'_>, at: At) {
     let ffn = c.ffn as usize;
     let own = e.member.part(ffn);
     if e.member.size == 1 {
-        map(e, at, Role::GateUp, &[0..2 * ffn]);
+        map_all(e, at, Role::GateUp, 2 * ffn);
     } else {
         map(e, at, Role::GateUp, &[own.clone(), ffn + own.start..ffn + own.end]);
     }

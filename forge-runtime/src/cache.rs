@@ -22,6 +22,8 @@ pub(crate) struct CacheShape {
     window: usize,
     /// Channels of a head.
     pub(crate) width: usize,
+    /// `1/sqrt(width)`.
+    scale: f32,
     memory: usize,
     /// Words of all keys, all values, all memories.
     pub(crate) key_words: usize,
@@ -42,6 +44,7 @@ impl CacheShape {
             layers: c.layers as usize,
             window,
             width,
+            scale: rsqrt(width as f32),
             memory: c.mem_dim as usize,
             key_words: 0,
             value_words: 0,
@@ -179,22 +182,20 @@ impl Caches<'_> {
         &self,
         s: &CacheShape,
         floats: &Floats,
-        ring: Ring,
-        position: u32,
+        (ring, position): (Ring, u32),
         query: &[f32],
         scores: &mut [f32],
         out: &mut [f32],
     ) {
         let (len, first) = s.extent(position);
-        let scale = rsqrt(s.width as f32);
         let keys = self.keys.get(ring.keys(s)).unwrap_or(&[]);
         let values = self.values.get(ring.values(s)).unwrap_or(&[]);
         if s.int8 {
             let ((keys, key_units), (values, value_units)) = (split_int8(s, keys), split_int8(s, values));
             let head = HeadInt8 { keys, values, key_units, value_units, len, first };
-            (floats.attend_int8)(&head, query, scale, scores, out);
+            (floats.attend_int8)(&head, query, s.scale, scores, out);
         } else {
-            (floats.attend)(&HeadF32 { keys, values, len, first }, query, scale, scores, out);
+            (floats.attend)(&HeadF32 { keys, values, len, first }, query, s.scale, scores, out);
         }
     }
 
@@ -261,7 +262,7 @@ impl Caches<'_> {
     pub(crate) fn save(&self, s: &CacheShape, read: u32) -> impl Iterator<Item = u32> {
         // The last word of int8 channels may hold two that are not in use.
         let used = s.used(read) * s.width;
-        let half = (s.int8 && used % 4 != 0).then_some(used / 4);
+        let half = (s.int8 && !used.is_multiple_of(4)).then_some(used / 4);
         let ring = s.key_ring();
         let rings = s.saved(read).map(move |(keys, at)| {
             let cache = if keys { &*self.keys } else { &*self.values };

@@ -2,6 +2,7 @@
 //!
 //! The texts of a completion are trained with one space in front, so that a word has the same tokens in a value as in
 //! the prompt it is copied from. Here they are given without it.
+#![forbid(unsafe_code)]
 
 use core::fmt::{self, Write};
 

@@ -1,4 +1,5 @@
 //! The one error type of this crate.
+#![forbid(unsafe_code)]
 
 use core::fmt;
 

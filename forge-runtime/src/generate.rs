@@ -1,4 +1,5 @@
 //! From a prompt to the tokens that follow it.
+#![forbid(unsafe_code)]
 
 use core::borrow::BorrowMut;
 

@@ -1,4 +1,5 @@
 //! Choosing the next token from logits: the same stream of tokens on every target.
+#![forbid(unsafe_code)]
 
 use crate::math::exp;
 

@@ -226,7 +226,8 @@ pub fn float_operations(kernels: &'static Kernels, seed: u64) -> Vec<u32> {
     let unit = (floats.store_int8)(&y, &mut q[..n]);
     results.push(unit);
     integers.extend(q.iter().map(|q| i32::from(*q)));
-    let d = 2 * (1 + noise.below(40));
+    // The widths that have code of their own, and others.
+    let d = if noise.below(3) == 0 { 16 << noise.below(4) } else { 2 * (1 + noise.below(40)) };
     let mut heads = vector(&mut noise, 3 * d);
     (floats.rotate)(&mut heads, &vector(&mut noise, d));
     results.extend(&heads);

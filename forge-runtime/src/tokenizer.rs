@@ -1,4 +1,5 @@
 //! Text to token ids and back, without memory of its own.
+#![forbid(unsafe_code)]
 
 use forge_formats::pretokens;
 use forge_formats::tokenizer::{MAX_TOKEN, SpecialKind, TokenizerTable};

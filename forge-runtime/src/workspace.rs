@@ -8,16 +8,23 @@ use crate::model::Model;
 use crate::options::Options;
 use crate::prepared::Prepared;
 
-/// 64 bytes aligned as the widest vector registers like them.
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+/// Bytes of a cache line and of the widest vector registers, which like memory aligned to it.
+const LINE: usize = 64;
 
 /// Memory for a session, aligned to 64 bytes. One workspace serves one session after another of the same model and
 /// options.
 #[derive(Clone, Debug)]
 pub struct Workspace {
-    lines: Vec<Line>,
+    /// One line more than lent, so that there is an aligned place in it. Not of an aligned type: the system gives
+    /// zeroed memory page by page as it is used, but only at the usual alignment; else all of it is written at once,
+    /// a cache for the whole window with it.
+    words: Vec<u64>,
+    lines: usize,
+}
+
+/// Words that hold so many lines wherever they begin.
+fn words(lines: usize) -> usize {
+    lines.saturating_add(1).saturating_mul(LINE / size_of::<u64>())
 }
 
 impl Workspace {
@@ -42,9 +49,7 @@ impl Workspace {
     /// # Errors
     /// [`Error::Buffer`] when the machine has not that much.
     pub fn try_with(model: &Model<'_>, options: &Options<'_>) -> Result<Self> {
-        let lines = model.workspace_for(options).div_ceil(64);
-        let lines = bytemuck::try_zeroed_slice_box(lines).map_err(|()| Error::Buffer)?.into_vec();
-        Ok(Self { lines })
+        Self::try_of(model.workspace_for(options)).ok_or(Error::Buffer)
     }
 
     /// Memory of at least `bytes`, for a [`crate::Batch`] or [`Model::prepare`].
@@ -52,18 +57,23 @@ impl Workspace {
     /// # Panics
     /// When the machine has not that much memory.
     pub fn of(bytes: usize) -> Self {
-        Self { lines: bytemuck::zeroed_slice_box(bytes.div_ceil(64)).into_vec() }
+        let lines = bytes.div_ceil(LINE);
+        Self { words: alloc::vec![0; words(lines)], lines }
     }
 
     /// As [`Workspace::of`]; `None` when the machine has not that much memory.
     pub fn try_of(bytes: usize) -> Option<Self> {
-        let lines = bytemuck::try_zeroed_slice_box(bytes.div_ceil(64)).ok()?;
-        Some(Self { lines: lines.into_vec() })
+        let lines = bytes.div_ceil(LINE);
+        let words = bytemuck::try_zeroed_slice_box(words(lines)).ok()?.into_vec();
+        Some(Self { words, lines })
     }
 
     /// The memory.
     pub fn bytes(&mut self) -> &mut [u8] {
-        bytemuck::cast_slice_mut(&mut self.lines)
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut self.words);
+        let start = bytes.as_ptr().align_offset(LINE);
+        let lent = start..start.saturating_add(self.lines * LINE);
+        bytes.get_mut(lent).unwrap_or_default()
     }
 
     /// Prepares a model's weights in this memory, which [`Workspace::of`] made with [`Model::prepared_bytes`].

@@ -8,7 +8,6 @@ use std::process::{Command, Stdio};
 
 use forge_formats::codec::encode::{Simple, encode};
 use forge_formats::header::{HEADER_LEN, crc32};
-use forge_formats::manifest::Content;
 use forge_formats::write::Writer;
 use forge_formats::{File, ModelConfig};
 use forge_runtime::testing::{Noise, random_tokenizer};

@@ -16,9 +16,11 @@ pub struct RawSession {
 impl RawSession {
     pub(crate) fn new(model: &Rc<OwnedModel>) -> Result<Self, Error> {
         // The sampler is not used: this session is only stepped.
-        let inner =
-            OwnedGenerator::new(model, |session, _| Ok(Generator::new(session, Sampler::greedy(), 0)))?;
-        Ok(Self { inner })
+        Ok(Self {
+            inner: OwnedGenerator::new(model, |session, _| {
+                Ok(Generator::new(session, Sampler::greedy(), 0))
+            })?,
+        })
     }
 }
 

@@ -2,13 +2,10 @@
 
 mod common;
 
-use common::{Raw, full_config, join, model, newer, patch_header, plain_config, spec};
+use common::{Raw, full_config, join, model, patch_header, plain_config, spec};
 use forge_formats::codec::Codec;
 use forge_formats::codec::encode::{Simple, encode};
-use forge_formats::config::CacheKind;
-use forge_formats::header::{
-    ALIGN, FEATURE_CACHE_INT8, FEATURE_TERNARY_RANS, FEATURE_TERNARY_SPARSE, FEATURES, MANIFEST_MAX, crc32,
-};
+use forge_formats::header::{ALIGN, MANIFEST_MAX, crc32};
 use forge_formats::manifest::{Content, Section};
 use forge_formats::write::Writer;
 use forge_formats::{Error, File, ModelConfig, Role};
@@ -130,71 +127,6 @@ fn header_faults() {
     assert!(gap < file.header().data_offset as usize, "the test needs a gap");
     bytes[gap] = 1;
     assert_eq!(refusal(&bytes), Error::Trailing);
-}
-
-#[test]
-fn an_int8_cache_is_a_feature_that_readers_must_understand() {
-    let plain = model(&plain_config()).finish().unwrap();
-    let config = ModelConfig { cache: CacheKind::Int8, ..plain_config() };
-    let bytes = model(&config).finish().unwrap();
-    let file = File::parse(&bytes).unwrap();
-    file.verify().unwrap();
-    assert_eq!(*file.config(), config);
-    assert_eq!((file.header().minor, file.header().features), (1, FEATURE_CACHE_INT8));
-    assert_eq!(Writer::from_file(&file).finish().unwrap(), bytes);
-    // The header says it: minor version, feature bit and checksum. All else is as without.
-    let differing: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != plain[*at]).collect();
-    assert!(differing.iter().all(|at| [10, 12, 60, 61, 62, 63].contains(at)), "{differing:?}");
-    assert_eq!(bytes.len(), plain.len());
-    assert_eq!(File::parse(&plain).unwrap().config().cache, CacheKind::F32);
-}
-
-#[test]
-fn features_are_those_that_are_used() {
-    let bytes = newer().finish().unwrap();
-    let file = File::parse(&bytes).unwrap();
-    file.verify().unwrap();
-    assert_eq!((file.header().minor, file.header().features), (1, FEATURES));
-    assert_eq!(Writer::from_file(&file).finish().unwrap(), bytes);
-    for bit in [FEATURE_TERNARY_RANS, FEATURE_TERNARY_SPARSE] {
-        let mut raw = Raw::new(&bytes);
-        raw.features &= !bit;
-        assert_eq!(refusal(&raw.bytes()), Error::Manifest, "used, but not said: {bit}");
-        let mut raw = Raw::new(&model(&plain_config()).finish().unwrap());
-        (raw.minor, raw.features) = (1, bit);
-        assert_eq!(refusal(&raw.bytes()), Error::Manifest, "said, but not used: {bit}");
-        raw.features = 0;
-        assert!(File::parse(&raw.bytes()).is_ok());
-    }
-}
-
-/// Version 1.0 knew no feature: what it does with this file is what this reader does with every bit it does not know,
-/// and with any bit in a file that calls itself 1.0.
-#[test]
-fn unknown_features_are_refused_before_the_manifest_is_read() {
-    let mut good = model(&plain_config()).finish().unwrap();
-    patch_header(&mut good, 10, &[1]);
-    // A manifest nobody can read: whoever looked at it would say so.
-    let at = 64;
-    let mut spoiled = good.clone();
-    spoiled[at] ^= 0xFF;
-    assert_eq!(refusal(&spoiled), Error::Checksum("manifest"));
-    for bit in 0..32 {
-        let features = 1u32 << bit;
-        let with = |bytes: &[u8], minor: u8| {
-            let mut bytes = bytes.to_vec();
-            patch_header(&mut bytes, 10, &[minor]);
-            patch_header(&mut bytes, 12, &features.to_le_bytes());
-            File::parse(&bytes).map(|_| ())
-        };
-        assert_eq!(with(&good, 0), Err(Error::Version), "bit {bit} in version 1.0");
-        if features & FEATURES == 0 {
-            assert_eq!(with(&spoiled, 1), Err(Error::Version), "bit {bit}");
-            assert_eq!(with(&spoiled, 9), Err(Error::Version), "bit {bit}");
-        } else {
-            assert_eq!(with(&spoiled, 1), Err(Error::Checksum("manifest")), "bit {bit}");
-        }
-    }
 }
 
 #[test]
@@ -480,18 +412,4 @@ fn verify_names_the_damaged_section() {
     let bytes = raw.bytes();
     let file = File::parse(&bytes).unwrap();
     assert_eq!(file.verify(), Err(Error::Checksum("final_norm")));
-}
-
-/// With `std` the checksum has instructions of its own; without, and on devices, a table.
-#[test]
-fn both_checksums_agree() {
-    use forge_formats::header::crc32_by_table;
-    assert_eq!((crc32(b"123456789"), crc32_by_table(b"123456789")), (0xCBF4_3926, 0xCBF4_3926));
-    let bytes: Vec<u8> = common::values(1, 4096).iter().map(|v| (v * 127.0) as i8 as u8).collect();
-    for len in (0..300).chain([511, 512, 513, 1023, 4000]) {
-        for start in [0, 1, 7, 96] {
-            let part = &bytes[start..start + len];
-            assert_eq!(crc32(part), crc32_by_table(part), "{len} bytes from {start}");
-        }
-    }
 }

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 
 use forge_formats::Matrix;
+use forge_formats::codec::encode::{Simple, pack};
 use forge_formats::codec::{Codec, HyperParams, SeedLmParams, VptqParams, payload_len};
 
 use crate::input::Input;
@@ -77,6 +78,61 @@ pub fn hyper(data: &[u8]) {
         }
         Codec::Hyper(HyperParams { nodes: raw.nodes.max(1), rings: raw.rings % 17 })
     });
+}
+
+/// `TernaryRans`.
+pub fn rans(data: &[u8]) {
+    variable(data, Simple::TernaryRans);
+}
+
+/// `TernarySparse`.
+pub fn sparse(data: &[u8]) {
+    variable(data, Simple::TernarySparse);
+}
+
+/// A codec whose payload's length depends on the weights: any bytes, or trits of the input's choice encoded, and those
+/// with a byte changed. What is accepted is the one encoding of what it decodes to.
+fn variable(data: &[u8], simple: Simple) {
+    let mut input = Input::new(data);
+    let shape = [input.from(1, ROWS), u32::from(input.byte() % 72)];
+    let (mode, at, flip) = (input.byte(), input.u16(), input.byte());
+    BUFFERS.with_borrow_mut(|(_, work)| {
+        activations(&mut input, mode >> 4, &mut work.x[..shape[1] as usize]);
+        let raw = mode & 3 == 0;
+        let mut payload = if raw { input.rest().to_vec() } else { trits(&mut input, simple, shape, mode) };
+        let at = usize::from(at) % payload.len().max(1);
+        if let Some(byte) = payload.get_mut(at).filter(|_| mode & 3 == 3) {
+            *byte ^= flip;
+        }
+        let Ok(matrix) = Matrix::new(simple.into(), shape, &payload) else {
+            assert!(raw || mode & 3 == 3 || shape[1] == 0, "what is written is refused");
+            return decode_all(&Matrix::validated(simple.into(), shape, &payload));
+        };
+        if mode & 1 == 0 {
+            return work.check(&matrix, mode >> 4 ^ mode);
+        }
+        let cols = matrix.cols();
+        let mut q = vec![2; matrix.rows() * cols];
+        q.chunks_mut(cols).enumerate().for_each(|(r, row)| matrix.row_trits(r, row));
+        let scales: Vec<f32> = (0..matrix.rows()).map(|r| matrix.scale(r)).collect();
+        // The encoder chooses the parameters, which come first; all else follows.
+        let again = pack(simple, cols, &q, &scales);
+        let front = if simple == Simple::TernaryRans { 2 } else { 1 };
+        let alike = again.get(..front) == payload.get(..front);
+        assert!(again == payload || !alike, "two encodings of one matrix");
+    });
+}
+
+/// Trits of any density, encoded.
+pub(crate) fn trits(input: &mut Input<'_>, simple: Simple, [rows, cols]: [u32; 2], mode: u8) -> Vec<u8> {
+    let mut bytes = vec![0; (rows * cols) as usize];
+    input.fill(&mut bytes);
+    let zeros = [1, 128, 220, 255][usize::from(mode >> 2 & 3)];
+    let trit = |b: &u8| if *b < zeros { 0 } else { 1 - 2 * (b & 1).cast_signed() };
+    let q: Vec<i8> = bytes.iter().map(trit).collect();
+    let scales: Vec<f32> =
+        (0..rows).map(|r| [0.0, 1.0, 65504.0, 6e-8][(r as usize + usize::from(mode)) % 4]).collect();
+    pack(simple, cols as usize, &q, &scales)
 }
 
 fn family(data: &[u8], codec: impl FnOnce(&mut Input<'_>) -> Codec) {

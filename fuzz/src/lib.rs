@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod codecs;
+mod constrain;
 mod input;
 mod linear;
 mod parser;
@@ -10,9 +11,12 @@ mod payload;
 mod seal;
 mod structured;
 mod tokenizer;
+mod tools;
 mod touch;
 
-pub use codecs::{float, hyper, int8, seedlm, ternary2b, ternary5x8, vptq};
+pub use codecs::{float, hyper, int8, rans, seedlm, sparse, ternary2b, ternary5x8, vptq};
+pub use constrain::constrain;
 pub use parser::parser;
 pub use structured::{model, structured};
 pub use tokenizer::tokenizer;
+pub use tools::tools;

@@ -57,6 +57,11 @@ impl Work {
             *want = if matrix.codec().is_integer() {
                 inverse.map_or(0.0, |inverse| {
                     integers(matrix, r, &mut self.trits[..cols]);
+                    let weights = self.trits[..cols].iter().map(|w| f32::from(*w) * matrix.scale(r));
+                    assert!(
+                        weights.zip(&*row).all(|(a, b)| same(a, *b)),
+                        "{matrix:?}: row {r} decodes otherwise"
+                    );
                     let products =
                         self.trits[..cols].iter().zip(&self.q).map(|(w, q)| i64::from(*w) * i64::from(*q));
                     products.sum::<i64>() as f32 * (inverse * matrix.scale(r))
@@ -109,6 +114,7 @@ fn integers(matrix: &Matrix<'_>, r: usize, out: &mut [i8]) {
     match matrix.codec() {
         Codec::Ternary2b => unpack_row(Packing::TwoBit, bytes, out),
         Codec::Ternary5x8 => unpack_row(Packing::FiveInEight, bytes, out),
+        Codec::TernaryRans | Codec::TernarySparse => matrix.row_trits(r, out),
         _ => out.iter_mut().zip(bytes).for_each(|(o, b)| *o = b.cast_signed()),
     }
 }

@@ -23,6 +23,8 @@ pub(crate) fn make_valid(codec: &Codec, [rows, cols]: [u32; 2], payload: &mut [u
         Codec::SeedLm(p) => seeds(p, cols, payload),
         Codec::Vptq(p) => vectors(p, cols, payload),
         Codec::Hyper(p) => windings(p, cols, payload),
+        // Their length depends on the weights: they are encoded, not mended.
+        Codec::TernaryRans | Codec::TernarySparse => {}
     }
 }
 

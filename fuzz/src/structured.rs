@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use forge_formats::codec::encode::Simple;
 use forge_formats::codec::{Codec, HyperParams, SeedLmParams, VptqParams, payload_len};
 use forge_formats::config::{Activation, CacheKind};
 use forge_formats::header::crc32;
@@ -10,6 +11,7 @@ use forge_formats::tokenizer::{SpecialKind, TokenizerSpec};
 use forge_formats::write::Writer;
 use forge_runtime::{Batch, Error, Kernels, Model, ModelConfig, Options, Sampler, Session};
 
+use crate::codecs::trits;
 use crate::input::Input;
 use crate::payload::make_valid;
 use crate::seal;
@@ -162,6 +164,12 @@ fn write(input: &mut Input<'_>) -> Vec<u8> {
     let mut writer = Writer::new(config.clone());
     for (role, layer, shape) in config.tensors() {
         let codec = codec(input, role.kind());
+        if let Codec::TernaryRans | Codec::TernarySparse = codec {
+            let simple =
+                if codec == Codec::TernaryRans { Simple::TernaryRans } else { Simple::TernarySparse };
+            writer = writer.tensor(role, layer, codec, trits(input, simple, shape, 12));
+            continue;
+        }
         let len = payload_len(&codec, shape).expect("the parameters are in range");
         let mut payload = vec![0; len as usize];
         match input.byte() & 3 {
@@ -223,12 +231,12 @@ fn codec(input: &mut Input<'_>, kind: RoleKind) -> Codec {
         Codec::Hyper(HyperParams { nodes: u16::from(input.byte()) + 1, rings: input.byte() % 17 }),
     ];
     let [seedlm, vptq, hyper] = searched;
-    use Codec::{F16, F32, Int8Row, Ternary2b, Ternary5x8};
-    let all = [F32, F16, Int8Row, seedlm, vptq, hyper, Ternary2b, Ternary5x8];
+    use Codec::{F16, F32, Int8Row, Ternary2b, Ternary5x8, TernaryRans, TernarySparse};
+    let all = [F32, F16, Int8Row, seedlm, vptq, hyper, Ternary2b, Ternary5x8, TernaryRans, TernarySparse];
     let allowed = match kind {
         RoleKind::Vector => 2,
         RoleKind::Table => 6,
-        RoleKind::Projection => 8,
+        RoleKind::Projection => 10,
     };
     all[input.below(allowed)]
 }

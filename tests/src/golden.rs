@@ -99,6 +99,33 @@ fn full() -> ModelConfig {
     ModelConfig { recursion: 3, halting: true, mem_dim: 20, mem_gate: 8, mem_layers: 0b10, ..plain() }
 }
 
+/// Query heads that share key/value heads, the other activation, no gains.
+fn grouped() -> ModelConfig {
+    ModelConfig {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 4,
+        activation: Activation::Relu2,
+        norm_gain: false,
+        ..full()
+    }
+}
+
+/// Several panels of each matrix, heads that two threads can share, a window that is no multiple of 16.
+fn wide() -> ModelConfig {
+    ModelConfig {
+        dim: 72,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 16,
+        ffn: 112,
+        mem_dim: 37,
+        mem_gate: 21,
+        window: 23,
+        ..full()
+    }
+}
+
 /// Every case, in the order of the file.
 pub fn recipes() -> Vec<Recipe> {
     use Simple::{F16, F32, Int8Row, Ternary2b, Ternary5x8, TernaryRans, TernarySparse};
@@ -111,14 +138,12 @@ pub fn recipes() -> Vec<Recipe> {
     };
     let tied = || ModelConfig { tied: true, ..plain() };
     let memory = ModelConfig { mem_dim: 20, mem_gate: 8, mem_layers: 0b11, ..plain() };
-    let grouped = ModelConfig {
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 4,
-        activation: Activation::Relu2,
-        norm_gain: false,
-        ..full()
-    };
+    let grouped = grouped();
+    let int8 = |config| ModelConfig { cache: CacheKind::Int8, ..config };
+    let wide = wide();
+    // Read and write well past the window.
+    let long = |recipe| Recipe { prompt: 30, generated: 30, ..recipe };
+    let short = |config| ModelConfig { window: 8, ..config };
     let searched = Source::File("formats/tests/golden/v1_0/searched.forge");
     vec![
         random("f32", F32, plain()),
@@ -128,12 +153,12 @@ pub fn recipes() -> Vec<Recipe> {
         random("ternary5x8", Ternary5x8, plain()),
         random("recursion", Ternary2b, ModelConfig { recursion: 3, ..plain() }),
         random("halting", Ternary2b, ModelConfig { recursion: 3, halting: true, ..plain() }),
-        random("memory", Ternary2b, memory),
+        random("memory", Ternary2b, memory.clone()),
         random("full", Ternary5x8, full()),
         random("rans", TernaryRans, plain()),
         random("sparse", TernarySparse, full()),
         random("full_f16", F16, full()),
-        random("grouped", Ternary2b, grouped),
+        random("grouped", Ternary2b, grouped.clone()),
         Recipe {
             prompt: 20,
             generated: 20,
@@ -143,6 +168,17 @@ pub fn recipes() -> Vec<Recipe> {
         Recipe { source: searched, ..random("searched", F32, plain()) },
         Recipe { source: Source::Script, ..random("call", F32, plain()) },
         Recipe { source: Source::Tools, ..random("tools", F32, plain()) },
+        long(random("wide", Ternary2b, wide.clone())),
+        Recipe { sampled: Some(3), ..long(random("wide5x8", Ternary5x8, wide.clone())) },
+        long(random("wide_cache", Ternary2b, int8(wide.clone()))),
+        long(random("cache_f32", F32, short(int8(plain())))),
+        Recipe { sampled: Some(5), ..long(random("cache_f16", F16, short(int8(full())))) },
+        long(random("cache_int8", Int8Row, short(int8(grouped)))),
+        long(random("cache_ternary2b", Ternary2b, int8(ModelConfig { recursion: 2, ..short(plain()) }))),
+        long(random("cache_ternary5x8", Ternary5x8, short(int8(memory)))),
+        long(random("full_int8", Int8Row, short(full()))),
+        long(random("wide_rans", TernaryRans, wide.clone())),
+        Recipe { sampled: Some(9), ..long(random("wide_sparse", TernarySparse, int8(wide))) },
     ]
 }
 

@@ -37,7 +37,9 @@ pub use session::{
     forge_snapshot, forge_snapshot_size, forge_step,
 };
 pub use status::{ForgeStatus, forge_status_message, forge_version};
-pub use text::{forge_control, forge_decode, forge_encode, forge_prompt, forge_render, forge_reply};
+pub use text::{
+    forge_call, forge_control, forge_decode, forge_encode, forge_prompt, forge_render, forge_reply,
+};
 
 /// What a fallible function of this module works with; [`done`] makes the status of it.
 type Outcome = core::result::Result<(), ForgeStatus>;

@@ -30,6 +30,8 @@ pub enum ForgeStatus {
     Control = 9,
     /// Text that must be UTF-8 is not.
     Utf8 = 10,
+    /// The file lists no tools, or a call may take more tokens than are allowed.
+    Budget = 12,
     /// An error of a newer runtime than this header.
     Other = 11,
     /// The bytes are not a .forge file.
@@ -61,7 +63,7 @@ pub enum ForgeStatus {
 }
 
 /// Every status with what it says.
-const MESSAGES: [(ForgeStatus, &CStr); 25] = {
+const MESSAGES: [(ForgeStatus, &CStr); 26] = {
     use ForgeStatus::*;
     [
         (Ok, c"success"),
@@ -75,6 +77,7 @@ const MESSAGES: [(ForgeStatus, &CStr); 25] = {
         (Snapshot, c"not a snapshot of a session of this model"),
         (Control, c"the tokenizer has no such control token"),
         (Utf8, c"text is not UTF-8"),
+        (Budget, c"the file lists no tools, or a call may take more tokens than are allowed"),
         (Other, c"an error this version has no number for"),
         (FileMagic, c"not a .forge file"),
         (FileVersion, c"the file was written by a newer version of forge"),
@@ -101,6 +104,7 @@ impl From<Error> for ForgeStatus {
             Error::Length => Self::Position,
             Error::Snapshot => Self::Snapshot,
             Error::Control(_) => Self::Control,
+            Error::Budget(_) => Self::Budget,
             // What no function here can cause.
             _ => Self::Other,
         }

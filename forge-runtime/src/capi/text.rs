@@ -10,6 +10,7 @@ use super::sample::ForgeSampler;
 use super::status::ForgeStatus;
 use super::{borrow, done};
 use crate::call;
+use crate::constrain::{Constraint, Mode};
 use crate::generate::{Generator, prompt};
 use crate::sampler::Sampler;
 
@@ -185,37 +186,92 @@ pub unsafe extern "C" fn forge_reply(
     capacity: usize,
     len: *mut usize,
 ) -> ForgeStatus {
-    let reply = || {
-        // SAFETY: the module's promises, for every pointer.
-        let (model, session, text) =
-            unsafe { (get(model)?, get_mut(session)?, borrow::slice(text.cast(), text_len)?) };
-        // SAFETY: as above.
-        let scratch = unsafe { borrow::slice_mut(scratch, scratch_len) }?;
-        let sampling = match sampler.is_null() {
-            true => Sampler::greedy(),
-            // SAFETY: as above.
-            false => unsafe { borrow::one(sampler) }?.to_sampler(),
-        };
-        session.reset();
-        let tokenizer = model.tokenizer();
-        let asked = prompt(&tokenizer, None, text, scratch)?;
-        let mut generator = Generator::new(session, sampling, tokenizer.control("<eos>")?);
-        generator.start(scratch.get(..asked).unwrap_or(&[]))?;
-        let mut count = 0;
-        for place in scratch.iter_mut().take(max_tokens) {
-            let Some(token) = generator.next_token()? else { break };
-            *place = token;
-            count += 1;
-        }
-        if !sampler.is_null() {
-            // SAFETY: as above.
-            unsafe { borrow::give(sampler, generator.sampler().into()) }?;
-        }
-        Ok(count)
-    };
-    match reply() {
-        // SAFETY: as above: the ids just written.
+    let asked = Asked { text, text_len, scratch, scratch_len, max_tokens, constrained: false };
+    // SAFETY: the module's promises, for every pointer.
+    match unsafe { complete(model, session, sampler, asked) } {
+        // SAFETY: as above; the scratch holds the ids just written.
         Ok(count) => unsafe { forge_render(model, scratch, count, out, capacity, len) },
         Err(status) => status,
     }
+}
+
+/// As forge_reply, but the reply is always a call of one of the file's tools, with arguments that its slots take.
+// SAFETY: as above.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forge_call(
+    model: *const ForgeModel,
+    session: *mut ForgeSession,
+    sampler: *mut ForgeSampler,
+    text: *const c_char,
+    text_len: usize,
+    scratch: *mut u16,
+    scratch_len: usize,
+    max_tokens: usize,
+    out: *mut c_char,
+    capacity: usize,
+    len: *mut usize,
+) -> ForgeStatus {
+    let asked = Asked { text, text_len, scratch, scratch_len, max_tokens, constrained: true };
+    // SAFETY: the module's promises, for every pointer.
+    match unsafe { complete(model, session, sampler, asked) } {
+        // SAFETY: as above; the scratch holds the ids just written.
+        Ok(count) => unsafe { forge_render(model, scratch, count, out, capacity, len) },
+        Err(status) => status,
+    }
+}
+
+/// What a reply is made of.
+struct Asked {
+    text: *const c_char,
+    text_len: usize,
+    scratch: *mut u16,
+    scratch_len: usize,
+    max_tokens: usize,
+    /// Only calls.
+    constrained: bool,
+}
+
+/// Writes a reply's ids to the scratch and returns how many.
+///
+/// # Safety
+/// The module's promises, for every pointer.
+unsafe fn complete(
+    model: *const ForgeModel,
+    session: *mut ForgeSession,
+    sampler: *mut ForgeSampler,
+    asked: Asked,
+) -> core::result::Result<usize, ForgeStatus> {
+    // SAFETY: passed on from this function's contract.
+    let (model, session): (&'static _, _) = unsafe { (get(model)?, get_mut(session)?) };
+    // SAFETY: as above.
+    let text = unsafe { borrow::slice(asked.text.cast(), asked.text_len) }?;
+    // SAFETY: as above.
+    let scratch = unsafe { borrow::slice_mut(asked.scratch, asked.scratch_len) }?;
+    let sampling = match sampler.is_null() {
+        true => Sampler::greedy(),
+        // SAFETY: as above; any bits are numbers.
+        false => unsafe { borrow::one(sampler) }?.to_sampler(),
+    };
+    session.reset();
+    let tokenizer = model.tokenizer();
+    let end = tokenizer.control("<eos>")?;
+    let prompt_len = prompt(&tokenizer, None, text, scratch)?;
+    let limit = asked.max_tokens.min(scratch.len());
+    let mut generator = Generator::new(session, sampling, end);
+    if asked.constrained {
+        let budget = u32::try_from(limit).unwrap_or(u32::MAX);
+        generator = generator.constrained(Constraint::new(model, Mode::Call, budget)?);
+    }
+    generator.start(scratch.get(..prompt_len).unwrap_or(&[]))?;
+    let mut count = 0;
+    for place in scratch.iter_mut().take(limit) {
+        let Some(token) = generator.next_token()? else { break };
+        *place = token;
+        count += 1;
+    }
+    if !sampler.is_null() {
+        // SAFETY: as above.
+        unsafe { borrow::give(sampler, generator.sampler().into()) }?;
+    }
+    Ok(count)
 }

@@ -6,16 +6,20 @@
 //! | `sse41` | x86-64 | panels, 128 bits |
 //! | `avx2` | x86-64 | panels, 256 bits |
 //! | `avx512` | x86-64 with VNNI | panels, 512 bits |
-//! | `simd128` | WebAssembly built for it | panels, 128 bits |
-//! | `relaxed-simd`, `relaxed-simd-dot` | WebAssembly built for it | panels, 128 bits |
 //! | `dsp` | Armv7E-M | rows as they lie in the file, two products an instruction |
 //! | `neon` | AArch64 | panels, 128 bits |
 //! | `neon_dotprod` | AArch64 with `sdot` | panels, 128 bits |
+//! | `simd128` | WebAssembly built for it | panels, 128 bits |
+//! | `relaxed-simd`, `relaxed-simd-dot` | WebAssembly built for it | panels, 128 bits |
 //!
 //! With `std` the best table is found at run time, without it by the features the crate is compiled for. All tables
 //! give the same bits: float operations are written once ([`generic`]) and compiled for each instruction set, integer
 //! products are exact in any order.
 #![deny(unsafe_code)]
+#![cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    allow(dead_code, reason = "panels are for vector registers")
+)]
 
 #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
 mod aarch64;
@@ -65,10 +69,13 @@ pub(crate) struct Floats {
     pub(crate) swiglu: fn(&[f32], &[f32], &mut [f32]),
     pub(crate) relu2: fn(&[f32], &[f32], &mut [f32]),
     pub(crate) add: fn(&mut [f32], &[f32]),
-    pub(crate) remember: fn(&mut [f32], &[f32], &[f32], &[f32]),
+    pub(crate) remember: Remember,
     pub(crate) blend: fn(&mut [f32], &[f32], &[f32]),
     pub(crate) float_rows: fn(&Matrix<'_>, &[f32], usize, &mut [f32], &mut Outputs<'_>),
 }
+
+/// `(memory, values, rates, bias)`.
+pub(crate) type Remember = fn(&mut [f32], &[f32], &[f32], &[f32]);
 
 /// Integer products of panels with any number of inputs.
 #[derive(Clone, Copy)]
@@ -135,12 +142,12 @@ impl Kernels {
         let portable = core::iter::once(&PORTABLE);
         #[cfg(target_arch = "x86_64")]
         let portable = portable.chain(x86::available());
-        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-        let portable = portable.chain(wasm::available());
         #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
         let portable = portable.chain(aarch64::available());
         #[cfg(armv7em)]
         let portable = portable.chain(core::iter::once(&dsp::TABLE));
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        let portable = portable.chain(wasm::available());
         portable
     }
 

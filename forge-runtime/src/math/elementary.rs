@@ -98,6 +98,11 @@ pub fn silu(x: f32) -> f32 {
 /// The square root, correctly rounded as the standard has it.
 #[inline(always)]
 pub fn sqrt(x: f32) -> f32 {
+    // The standard library's becomes an instruction of the set the caller is compiled for; `libm`'s, on x86-64, mixes
+    // one of SSE into code for AVX, at a cost.
+    #[cfg(feature = "std")]
+    return x.sqrt();
+    #[cfg(not(feature = "std"))]
     libm::sqrtf(x)
 }
 

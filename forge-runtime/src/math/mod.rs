@@ -4,6 +4,7 @@
 //! order (`docs/numerics.md` §1). All functions are free of branches and data-dependent table look-ups, so
 //! that a caller's loop over them vectorises; vectorising changes no result, because every lane performs the
 //! same operations. The trainer uses these very functions.
+#![forbid(unsafe_code)]
 
 mod elementary;
 mod sums;

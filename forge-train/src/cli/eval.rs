@@ -49,7 +49,7 @@ pub(crate) fn main(args: &Args) -> Outcome {
     let bytes = model::read(&args.model)?;
     let mut examples = load::jsonl(&args.data)?;
     set_system(&mut examples, args.system.as_deref(), asked_without(&bytes)?);
-    let constrained = args.constrained.mode(&File::parse(&bytes)?);
+    let constrained = args.constrained.mode(model::parse(&args.model, &bytes)?.file());
     let options = Options { max_tokens: args.max_tokens, constrained, ..Options::default() };
     let report = eval::evaluate(&bytes, &examples, &options)?;
     if args.json { print_json(&document(&report)?) } else { print(&text(&report)) }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use forge_formats::config::ModelConfig;
 use forge_formats::file::File;
 use forge_formats::manifest::{Content, Section};
+use forge_formats::tools::TAG;
 use forge_runtime::Options;
 use forge_train::error::{Error, Result};
 use forge_train::pipeline::artifact::sha256_hex;
@@ -162,6 +163,7 @@ fn kind(content: &Content) -> &'static str {
         Content::Tensor { .. } => "tensor",
         Content::Tokenizer => "tokenizer",
         Content::Card => "card",
+        Content::Extra { tag: TAG } => "tools",
         Content::Extra { .. } => "extra",
     }
 }

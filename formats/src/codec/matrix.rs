@@ -161,7 +161,7 @@ impl<'a> Matrix<'a> {
         let out = out.get_mut(..room).unwrap_or(&mut []);
         let (stored, cols, payload) = (self.stored, self.cols, self.payload);
         let mut each = |packing| {
-            for (r, out) in (first..).zip(out.chunks_exact_mut(stride)) {
+            for (r, out) in (first..).zip(out.chunks_exact_mut(stride.max(1))) {
                 ternary::row_packed_2b(packing, cols, self.row_bytes(r), out);
             }
         };

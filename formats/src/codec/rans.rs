@@ -7,7 +7,7 @@
 
 use super::directory::Directory;
 use super::split_scales;
-use super::ternary::{code_of, digits, unpack4};
+use super::ternary::{digits, unpack4};
 use crate::error::{Error, Result};
 
 /// Largest frequency of 256. No trit is then coded in less than a twentieth of a bit, which bounds the time that
@@ -47,12 +47,22 @@ impl Frequencies {
         (self.sizes >> (8 * code) & 0xFF, self.starts >> (8 * code) & 0xFF)
     }
 
-    /// The code whose range `slot` is in.
+    /// What a decoder does in each slot.
     #[inline]
-    fn code(self, slot: u32) -> u32 {
-        u32::from(slot >= self.starts >> 8 & 0xFF) + u32::from(slot >= self.starts >> 16)
+    fn steps(self) -> Steps {
+        let mut steps = [0; 256];
+        for (slot, step) in (0..).zip(&mut steps) {
+            let code = u32::from(slot >= self.starts >> 8 & 0xFF) + u32::from(slot >= self.starts >> 16);
+            let (size, start) = self.of(code);
+            *step = size | (slot - start) << 8 | code << 16;
+        }
+        steps
     }
 }
+
+/// For each value of a state's low byte: the frequency, the place within its range, and the code it stands for. Faster
+/// than two comparisons, by a quarter.
+type Steps = [u32; 256];
 
 /// A payload's parts.
 #[derive(Clone, Copy)]
@@ -70,46 +80,46 @@ impl<'a> Parts<'a> {
         Some(Self { frequencies: Frequencies::new(minus, plus)?, directory, body })
     }
 
-    /// The bytes of as many rows from `first` on as the array has; empty ones where there are no more.
-    fn rows<const N: usize>(&self, first: u32, at: usize) -> [&'a [u8]; N] {
-        let mut rest = self.body.get(at..).unwrap_or(&[]);
-        let mut rows: [&[u8]; N] = [&[]; N];
-        for (slot, row) in rows.iter_mut().zip(first..) {
-            let (row, after) = rest.split_at_checked(self.directory.len(row)).unwrap_or((rest, &[]));
-            (*slot, rest) = (row, after);
+    /// Where each of as many rows from `first` on as the array has begins and ends; `at` is where the first begins.
+    fn ends<const N: usize>(&self, first: u32, at: usize) -> [[usize; 2]; N] {
+        let (mut ends, mut at) = ([[0; 2]; N], at);
+        for (place, row) in ends.iter_mut().zip(first..) {
+            let end = at.saturating_add(self.directory.len(row));
+            *place = [at, end];
+            at = end;
         }
-        rows
+        ends
     }
 }
 
-/// The decoder of one row.
+/// The decoder of one row. It knows no end: whoever needs it looks where it stopped.
 #[derive(Clone, Copy)]
-struct Decoder<'a> {
+struct Decoder {
     state: u32,
-    row: &'a [u8],
+    /// Place of the next byte in the body.
     at: usize,
 }
 
-impl<'a> Decoder<'a> {
+impl Decoder {
     #[inline]
-    fn new(row: &'a [u8]) -> Self {
-        let byte = |at: usize| u32::from(row.get(at).copied().unwrap_or(0));
-        Self { state: byte(0) << 8 | byte(1), row, at: 2 }
+    fn new(body: &[u8], at: usize) -> Self {
+        let state = body.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u16::from_be_bytes(*b));
+        Self { state: state.into(), at: at.saturating_add(2) }
     }
 
     /// The code (trit + 1) of the next trit.
     #[inline(always)]
-    fn next(&mut self, frequencies: Frequencies) -> u32 {
-        let slot = self.state & 0xFF;
-        let code = frequencies.code(slot);
-        let (size, start) = frequencies.of(code);
-        let state = size.wrapping_mul(self.state >> 8).wrapping_add(slot).wrapping_sub(start);
+    fn next(&mut self, steps: &Steps, body: &[u8]) -> u32 {
+        let slot = self.state;
+        // A byte, so that it is in range.
+        let step = steps[usize::from(slot as u8)];
+        let state = (step & 0xFF) * (self.state >> 8) + (step >> 8 & 0xFF);
         // Without a branch, which would be mispredicted at every other byte.
-        let byte = u32::from(self.row.get(self.at).copied().unwrap_or(0));
+        let byte = u32::from(body.get(self.at).copied().unwrap_or(0));
         let low = u32::from(state < LOW);
         self.state = state << (8 * low) | byte & low.wrapping_neg();
         self.at += low as usize;
-        code
+        step >> 16
     }
 
     /// The codes of the last trits; places the row has not hold 1.
@@ -118,42 +128,42 @@ impl<'a> Decoder<'a> {
         digits(self.state.wrapping_sub(LOW).min(242) as u8)
     }
 
-    /// Whether the row was read to its end and its encoder began with `held` trits.
+    /// Whether the row was read to its `end` and its encoder began with `held` trits.
     #[inline]
-    fn ended(&self, held: usize) -> bool {
+    fn ended(&self, end: usize, held: usize) -> bool {
         let rest = self.held();
-        self.at == self.row.len()
-            && self.state.wrapping_sub(LOW) <= 242
-            && rest.iter().skip(held).all(|code| *code == 1)
+        self.at == end && self.state.wrapping_sub(LOW) <= 242 && rest.iter().skip(held).all(|code| *code == 1)
     }
 }
 
-/// Decodes rows of `cols` trits next to each other. `put` takes a row's number, a place in it and the four trits
+/// Decodes rows of `cols` trits next to each other, given where in `body` they begin and end. `put` takes a row's number, a place in it and the four trits
 /// there, packed as in `Ternary2b`. Returns whether every row is valid.
 #[inline(always)]
 fn decode<const N: usize>(
-    frequencies: Frequencies,
+    steps: &Steps,
     cols: usize,
-    rows: [&[u8]; N],
+    body: &[u8],
+    rows: [[usize; 2]; N],
     mut put: impl FnMut(usize, usize, u8),
 ) -> bool {
     let held = cols.min(HELD);
     let coded = cols - held;
-    let mut decoders = rows.map(Decoder::new);
+    let mut decoders = rows.map(|[begin, _]| Decoder::new(body, begin));
     for place in 0..coded / 4 {
         let mut bytes = [0u32; N];
         for shift in [0, 2, 4, 6] {
             for (decoder, byte) in decoders.iter_mut().zip(&mut bytes) {
-                *byte |= decoder.next(frequencies) << shift;
+                *byte |= decoder.next(steps, body) << shift;
             }
         }
         bytes.iter().enumerate().for_each(|(row, byte)| put(row, place, *byte as u8));
     }
     let mut valid = true;
-    for (row, decoder) in decoders.iter_mut().enumerate() {
+    for (row, (decoder, [begin, end])) in decoders.iter_mut().zip(rows).enumerate() {
+        let begun = body.get(begin).is_some_and(|high| *high != 0);
         let mut codes = [1u8; 8];
         for code in codes.iter_mut().take(coded % 4) {
-            *code = decoder.next(frequencies) as u8;
+            *code = decoder.next(steps, body) as u8;
         }
         codes.iter_mut().skip(coded % 4).zip(decoder.held()).for_each(|(code, last)| *code = last);
         let places = cols.div_ceil(4) - coded / 4;
@@ -161,7 +171,7 @@ fn decode<const N: usize>(
             let [a, b, c, d] = *four;
             put(row, coded / 4 + n, a | b << 2 | c << 4 | d << 6);
         }
-        valid &= decoder.ended(held);
+        valid &= begun && decoder.ended(end, held);
     }
     valid
 }
@@ -178,56 +188,57 @@ pub fn validate(rows: u32, cols: u32, payload: &[u8]) -> Result<()> {
     if !parts.directory.valid(rows, parts.body.len()) || !super::scales_valid(scales) {
         return Err(invalid);
     }
+    let (steps, body, cols) = (&parts.frequencies.steps(), parts.body, cols as usize);
     let (mut row, mut at) = (0, 0);
     while row < rows {
-        let step = (rows - row).min(TILE as u32);
-        let bytes: [&[u8]; TILE] = parts.rows(row, at);
-        let valid = if step == TILE as u32 {
-            first_state_valid(&bytes) && decode(parts.frequencies, cols as usize, bytes, |_, _, _| {})
+        let ends: [[usize; 2]; TILE] = parts.ends(row, at);
+        let present = (rows - row).min(TILE as u32);
+        let valid = if present == TILE as u32 {
+            decode(steps, cols, body, ends, |_, _, _| {})
         } else {
-            let mut each = bytes.iter().take(step as usize);
-            each.all(|r| {
-                first_state_valid(&[r]) && decode(parts.frequencies, cols as usize, [r], |_, _, _| {})
-            })
+            ends.iter().take(present as usize).all(|ends| decode(steps, cols, body, [*ends], |_, _, _| {}))
         };
         if !valid {
             return Err(invalid);
         }
-        at += bytes.iter().take(step as usize).map(|r| r.len()).sum::<usize>();
-        row += step;
+        at = ends.last().map_or(at, |[_, end]| *end);
+        row += present;
     }
     Ok(())
-}
-
-/// A row has at least its state, and that is in range.
-fn first_state_valid(rows: &[&[u8]]) -> bool {
-    rows.iter().all(|row| row.len() >= 2 && row.first().is_some_and(|high| *high != 0))
 }
 
 /// Writes the rows from `first` on to `out`, packed as in `Ternary2b`, as many as it has whole rows' room for.
 pub fn rows_packed_2b(rows: u32, cols: u32, payload: &[u8], first: u32, out: &mut [u8]) {
     let Some(parts) = Parts::of(rows, payload) else { return };
     let stride = cols.div_ceil(4).max(1) as usize;
+    let steps = &parts.frequencies.steps();
     let (mut row, mut at) = (first, parts.directory.begin(first));
-    for tile in out.chunks_mut(stride * TILE) {
+    for tile in out.chunks_mut(stride.saturating_mul(TILE).max(1)) {
         let wanted = (tile.len() / stride).min(rows.saturating_sub(row) as usize);
-        let bytes: [&[u8]; TILE] = parts.rows(row, at);
+        let ends: [[usize; 2]; TILE] = parts.ends(row, at);
         if wanted == TILE {
-            decode_tile(parts.frequencies, cols as usize, bytes, stride, tile);
+            decode_tile(steps, cols as usize, parts.body, ends, tile);
         } else {
-            for (bytes, out) in bytes.iter().zip(tile.chunks_exact_mut(stride)).take(wanted) {
-                decode_tile(parts.frequencies, cols as usize, [bytes], stride, out);
+            for (ends, out) in ends.iter().zip(tile.chunks_exact_mut(stride)).take(wanted) {
+                decode_tile(steps, cols as usize, parts.body, [*ends], out);
             }
         }
-        at += bytes.iter().map(|r| r.len()).sum::<usize>();
+        at = ends.last().map_or(at, |[_, end]| *end);
         row = row.saturating_add(TILE as u32);
     }
 }
 
-/// One tile into `out`, whose rows are `stride` bytes.
+/// One tile of rows into `out`.
 #[inline(never)]
-fn decode_tile<const N: usize>(f: Frequencies, cols: usize, rows: [&[u8]; N], stride: usize, out: &mut [u8]) {
-    decode(f, cols, rows, |row, place, byte| {
+fn decode_tile<const N: usize>(
+    steps: &Steps,
+    cols: usize,
+    body: &[u8],
+    rows: [[usize; 2]; N],
+    out: &mut [u8],
+) {
+    let stride = cols.div_ceil(4);
+    decode(steps, cols, body, rows, |row, place, byte| {
         if let Some(out) = out.get_mut(row * stride + place) {
             *out = byte;
         }
@@ -237,8 +248,10 @@ fn decode_tile<const N: usize>(f: Frequencies, cols: usize, rows: [&[u8]; N], st
 /// Calls `put` with each place of a row and the four trits there, packed.
 fn each_byte(rows: u32, cols: u32, payload: &[u8], row: u32, mut put: impl FnMut(usize, u8)) {
     if let Some(parts) = Parts::of(rows, payload) {
-        let [bytes] = parts.rows(row, parts.directory.begin(row));
-        decode(parts.frequencies, cols as usize, [bytes], |_, place, byte| put(place, byte));
+        let ends: [_; 1] = parts.ends(row, parts.directory.begin(row));
+        decode(&parts.frequencies.steps(), cols as usize, parts.body, ends, |_, place, byte| {
+            put(place, byte)
+        });
     }
 }
 
@@ -271,8 +284,9 @@ pub fn decode_row(rows: u32, cols: u32, payload: &[u8], row: u32, scale: f32, ou
 mod encoder {
     use alloc::vec::Vec;
 
-    use super::{Frequencies, HELD, LARGEST, LOW, code_of};
+    use super::{Frequencies, HELD, LARGEST, LOW};
     use crate::codec::directory::put_rows;
+    use crate::codec::ternary::code_of;
 
     impl Frequencies {
         /// Those nearest to how often each trit occurs in `q`.

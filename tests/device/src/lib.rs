@@ -5,6 +5,7 @@
 use core::fmt;
 use core::hint::black_box;
 
+use forge_runtime::constrain::{Constraint, Mode};
 use forge_runtime::generate::prompt;
 use forge_runtime::{Batch, Generator, Model, Options, Result, Sampler, Session, call};
 
@@ -88,6 +89,16 @@ pub fn text(file: &[u8], memory: &mut [u32], tokens: &[u16], out: &mut [u16]) ->
     generator.start(out.get(..len).unwrap_or(&[]))?;
     black_box(generator.next_token()?);
     let count = generator.complete(tokens, out)?;
+    let constraint = Constraint::new(&model, black_box(Mode::Any), black_box(9))?;
+    black_box((constraint.minimum(), constraint.budget(), constraint.ended()));
+    let mut constrained =
+        Generator::new(generator.session_mut(), Sampler::greedy(), end).constrained(constraint);
+    black_box(constrained.complete(tokens, out)?);
+    constrained.settle()?;
+    let mut constraint = Constraint::new(&model, black_box(Mode::Call), black_box(9))?;
+    let mut logits = black_box([0.0; 4]);
+    black_box((constraint.allows(black_box(5)), constraint.forced(), constraint.mask(&mut logits)));
+    constraint.advance(black_box(3))?;
     let _ = call::render(&tokenizer, out.get(..count).unwrap_or(&[]), &mut Sink);
     for tool in model.file().tools().into_iter().flat_map(|t| t.tools()) {
         for slot in tool.slots() {

@@ -18,9 +18,9 @@ pub(super) static TABLE: Kernels = Kernels {
     floats: floats_with!("neon,dotprod"),
     panels: Some(Products {
         ternary: compiled!("neon,dotprod",
-            (panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => ternary),
+            ternary_panels(panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => ternary),
         int8: compiled!("neon,dotprod",
-            (panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => int8),
+            int8_panels(panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => int8),
     }),
     rows: None,
 };

@@ -15,16 +15,16 @@ use crate::kernels::{Inputs, Kernels, Outputs, PANEL_ROWS, Panels, Products, por
 static PAIRS: Kernels = Kernels {
     name: "relaxed-simd",
     floats: portable::TABLE.floats,
-    panels: Some(Products { ternary: ternary::<Pairs>, int8: simd128::int8 }),
     rows: None,
+    panels: Some(Products { ternary: ternary::<Pairs>, int8: simd128::int8 }),
 };
 
 /// Sums of four neighbours.
 static FOURS: Kernels = Kernels {
     name: "relaxed-simd-dot",
     floats: portable::TABLE.floats,
-    panels: Some(Products { ternary: ternary::<Fours>, int8: int8_fours }),
     rows: None,
+    panels: Some(Products { ternary: ternary::<Fours>, int8: int8_fours }),
 };
 
 /// Both tables, the one that suits the processor last.

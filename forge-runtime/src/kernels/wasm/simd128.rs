@@ -16,8 +16,8 @@ pub(super) static TABLE: Kernels = Kernels {
     name: "simd128",
     // The whole build has the instruction set: these are compiled with it.
     floats: portable::TABLE.floats,
-    panels: Some(Products { ternary, int8 }),
     rows: None,
+    panels: Some(Products { ternary, int8 }),
 };
 
 /// Elements of an input that most models have at most.

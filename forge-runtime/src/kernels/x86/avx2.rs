@@ -1,6 +1,7 @@
 //! AVX2: eight rows in a register, two registers a panel. `vpmaddubsw` multiplies unsigned by signed bytes and adds
 //! neighbours in 16 bits, where products of trits can be summed for a while.
 #![allow(unsafe_code)]
+#![allow(clippy::needless_range_loop, reason = "accumulators are registers, told apart by number")]
 
 use core::arch::x86_64::*;
 

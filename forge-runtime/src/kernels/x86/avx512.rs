@@ -3,6 +3,7 @@
 //! `vpdpbusd` takes unsigned times signed bytes. Digits are 0, 1, 2; int8 weights are moved up by 128. What that adds
 //! to a sum, a multiple of the sum of the inputs, is taken off in the end.
 #![allow(unsafe_code)]
+#![allow(clippy::needless_range_loop, reason = "accumulators are registers, told apart by number")]
 
 use core::arch::x86_64::*;
 

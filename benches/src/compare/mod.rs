@@ -1,0 +1,82 @@
+//! Comparisons with other runtimes, on random models of the same shapes.
+
+mod contestant;
+mod gguf;
+mod inference;
+mod install;
+mod load;
+mod ours;
+mod peer;
+mod report;
+mod shape;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use peer::Peer;
+use shape::Shape;
+
+/// What to compare.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Compare {
+    /// Tokens a second of generating and of reading a prompt
+    Inference(inference::Options),
+    /// Time from the start of the process to the first token, and peak memory
+    Load(load::Options),
+}
+
+impl Compare {
+    /// Measures and prints.
+    ///
+    /// # Errors
+    /// When an option is wrong or a measurement fails.
+    pub(crate) fn run(&self) -> Result<()> {
+        match self {
+            Self::Inference(options) => inference::run(options),
+            Self::Load(options) => load::run(options),
+        }
+    }
+}
+
+/// Which peers take part.
+#[derive(Debug, Args)]
+pub(crate) struct Peers {
+    /// A built runtime with a model: NAME[@SHAPE]=PROGRAM:MODEL[:TOKENIZER]; PROGRAM is llama-bench of llama.cpp or a
+    /// descendant, or for the names llama2.c… and bitnet.c their programs; without @SHAPE the model's file name
+    /// begins with it
+    #[arg(long = "peer", value_name = "PEER")]
+    named: Vec<Peer>,
+    /// Leave out llama.cpp instead of building it
+    #[arg(long)]
+    no_install: bool,
+    /// Where llama.cpp is built and kept [default: forge-benches in the user's cache folder]
+    #[arg(long, value_name = "FOLDER")]
+    cache: Option<PathBuf>,
+}
+
+impl Peers {
+    /// The named ones on these shapes; and llama.cpp, unless it is among them or not wanted.
+    fn find(&self, shapes: &[Shape]) -> Result<Vec<Peer>> {
+        let mut all: Vec<Peer> = self.named.iter().filter(|p| shapes.contains(&p.shape())).cloned().collect();
+        if !self.no_install && !self.named.iter().any(Peer::is_llama_cpp) {
+            let cache = self.cache.clone().unwrap_or_else(install::default_cache);
+            all.extend(install::llama_cpp(&cache, shapes)?);
+        }
+        Ok(all)
+    }
+}
+
+/// Writes a random model of a name: as a peer's when the path ends in `.gguf`, else as ours.
+///
+/// # Errors
+/// When no shape has the name, or the file cannot be written.
+pub(crate) fn write_model(name: &str, path: &Path) -> Result<()> {
+    let peers = path.extension().is_some_and(|e| e == "gguf");
+    let bytes = match (name, peers) {
+        ("device", false) => ours::device_file(),
+        (_, false) => ours::model_file(&Shape::named(name)?),
+        (_, true) => gguf::model(&Shape::named(name)?),
+    };
+    std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Interprets the tests of the device crates under Miri, which reports undefined behaviour: the parser, every codec,
+# tokenizer and tools, the portable kernels and the sessions on them, the sampler; then the kernels of SSE4.1. (Those of
+# AVX2 also want F16C, which Miri lacks.) Tests that only repeat the same code many times are left out or shortened.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# No isolation: the tests read golden files and their numbers of rounds.
+export MIRIFLAGS="-Zmiri-symbolic-alignment-check -Zmiri-strict-provenance -Zmiri-disable-isolation"
+export PROPTEST_CASES=2 FORGE_FUZZ_ROUNDS=2 FORGE_CASES=8
+export CARGO_TARGET_DIR=target/miri
+# Under Miri a processor has what the program is compiled for; not `native`, as .cargo/config.toml says.
+[ "$(uname -m)" != x86_64 ] || export RUSTFLAGS="-Ctarget-cpu=x86-64"
+
+miri() { # package, test programs, then what goes to them
+  local package=$1 programs=$2
+  shift 2
+  # shellcheck disable=SC2086 # the programs are words
+  cargo +nightly miri test --quiet --locked -p "$package" $programs -- "$@"
+}
+
+miri forge-formats --lib --skip full_period --skip winding_covers
+miri forge-formats "--test file" --skip every_flipped_bit --skip every_truncation --skip unknown_features
+miri forge-formats "--test codecs --test search_codecs"
+miri forge-formats "--test tokenizer --test tools" --skip faulty_specs --skip damaged_tables
+miri forge-formats "--test hostile" mutants_of_the_sections noise
+miri forge-runtime --lib --skip within --skip every_finite
+miri forge-runtime "--test equal_bits"
+miri forge-runtime "--test kernels" --skip every_codec_gives --skip the_largest_sums
+miri forge-runtime "--test forward" feeding_equals the_workspace_is_exact tokens_outside
+miri forge-runtime "--test sampler" greedy impossible repetition min_p
+miri forge-runtime "--test text" --skip any_bytes --skip rank_by_rank
+if [ "$(uname -m)" = x86_64 ]; then
+  RUSTFLAGS="-Ctarget-cpu=x86-64 -Ctarget-feature=+ssse3,+sse4.1" CARGO_TARGET_DIR=target/miri/sse41 \
+    miri forge-runtime "--test equal_bits"
+else
+  echo "the kernels of SSE4.1 are left out: this is no x86-64"
+fi
