@@ -65,6 +65,10 @@ const CHROMIUM = [
   "--disable-background-networking",
   "--disable-component-update",
   "--disable-sync",
+  // All contestants are open at once; only one works at a time.
+  "--disable-renderer-backgrounding",
+  "--disable-backgrounding-occluded-windows",
+  "--disable-background-timer-throttling",
 ];
 
 /** Opens a contestant in a page of its own; null, with a word on stderr, when it cannot take part. */

@@ -4,8 +4,8 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { test } from "node:test";
-import { Forge, load } from "../forge.js";
-import { collect, file } from "./support.mjs";
+import { Forge, builds } from "../forge.js";
+import { build, collect, file, load } from "./support.mjs";
 
 const answers = JSON.parse(readFileSync(new URL("../../tests/golden/answers.json", import.meta.url), "utf8"));
 const settings = { maxTokens: 40 };
@@ -144,6 +144,34 @@ test("info tells sizes, tools and the card", async () => {
   assert.equal(info.vocab, 268);
   assert.equal(info.card.name, "script");
   assert.equal((await load(file("f32"))).info().card, null);
+});
+
+test("the kernels are those of the build", async () => {
+  const kernels = { plain: ["portable"], simd128: ["simd128"], relaxed: ["relaxed-simd", "relaxed-simd-dot"] };
+  const { kernels: used, prepared } = (await load(file("ternary2b"))).info();
+  assert.ok(kernels[build].includes(used), `${build} uses ${used}`);
+  assert.equal(prepared > 0, build !== "plain");
+  assert.ok(builds().includes(build));
+  assert.equal(builds().at(-1), "plain");
+});
+
+test("a compact model needs less memory and says the same", async () => {
+  const [whole, compact] = [await load(file("full")), await load(file("full"), { compact: true })];
+  assert.equal(compact.info().prepared, 0);
+  const say = async (forge) => (await collect(forge.generate("hello", settings))).join("");
+  assert.equal(await say(compact), await say(whole));
+});
+
+test("a prompt read in one go or token by token gives the same", async () => {
+  const forge = await load(file("full"));
+  const ids = Uint16Array.from({ length: 45 }, (_, i) => (i * 37 + 5) % forge.info().vocab);
+  const [one, all] = [forge.session(), forge.session()];
+  for (const id of ids) one.feed(id);
+  all.prefill(ids);
+  assert.equal(all.position, ids.length);
+  assert.deepEqual(all.step(7), one.step(7));
+  assert.notDeepEqual(all.step(8), one.step(9));
+  assert.throws(() => all.prefill(Uint16Array.of(1, 60000)), /token 60000/);
 });
 
 test("a damaged file is refused with an Error that says so", async () => {

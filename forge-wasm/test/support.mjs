@@ -1,6 +1,13 @@
-// What the tests share: golden files, and the checksum of a replay.
+// What the tests share: the build they load, golden files, and the checksum of a replay.
 
 import { readFileSync } from "node:fs";
+import * as package_ from "../forge.js";
+
+/** The build under test: that of FORGE_BUILD, else the best that this Node knows. */
+export const build = process.env.FORGE_BUILD ?? package_.builds()[0];
+
+/** The package's `load`, with the build under test. */
+export const load = (source, options) => package_.load(source, { build, ...options });
 
 const folder = new URL("../../tests/golden/", import.meta.url);
 
