@@ -1,4 +1,5 @@
 //! Numbers as they may be written in a value, a byte at a time.
+#![forbid(unsafe_code)]
 
 /// Digits of the longest whole number a range can ask for: `9223372036854775808` has 19.
 const MOST_DIGITS: u32 = 19;
