@@ -2,11 +2,11 @@
 # Takes the inputs that fuzz/run.sh has found into the committed corpora: the fewest that still reach everything, the
 # longest of them, which reach most, if there are more than LIMIT.
 #
-#   fuzz/minimise.sh [LIMIT]       default 50 for each target
+#   fuzz/minimise.sh [LIMIT]       default 21 for each target
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-limit=${1:-50}
+limit=${1:-21}
 [ -d bin ] || ./build.sh
 for source in fuzz_targets/*.rs; do
   target=$(basename "$source" .rs)

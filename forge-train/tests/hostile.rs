@@ -89,7 +89,7 @@ fn foreign(out: &mut Vec<Hostile>) {
     out.extend(files.map(|(what, bytes)| Hostile { what: what.to_owned(), bytes: bytes.to_vec() }));
 }
 
-/// Valid files that ask for as much memory as the format allows: 64 GiB for the caches of the first.
+/// Valid files whose sessions need up to 64 GiB for their caches.
 fn greedy(out: &mut Vec<Hostile>) {
     let (_, call) = golden().into_iter().find(|(name, _)| name == "call").unwrap();
     let small = File::parse(&call).unwrap().config().clone();

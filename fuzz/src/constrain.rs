@@ -60,14 +60,21 @@ fn complete(
             assert_eq!(constraint.clone().advance(token), Err(Error::Refused(token)));
         }
     }
+    // Now and then by mask and sampler; else by the question they ask, which is many times as fast.
+    let masked = input.byte() % 16 == 5;
     let mut sampler = Sampler::greedy();
     while !constraint.ended() {
-        let mut logits = [0.0; 280];
-        let logits = &mut logits[..tokenizer.vocab() as usize];
-        assert!(constraint.mask(logits) > 0, "nothing may come next");
-        // The end where it is allowed, and where it is not what a model would like best.
-        logits.iter_mut().rev().zip(0u16..).for_each(|(l, i)| *l += f32::from(i));
-        let token = constraint.pick(&mut sampler, logits, &[]);
+        let token = if masked {
+            let mut logits = [0.0; 280];
+            let logits = &mut logits[..tokenizer.vocab() as usize];
+            assert!(constraint.mask(logits) > 0, "nothing may come next");
+            // The end where it is allowed, and where it is not what a model would like best.
+            logits.iter_mut().rev().zip(0u16..).for_each(|(l, i)| *l += f32::from(i));
+            constraint.pick(&mut sampler, logits, &[])
+        } else {
+            let ids = core::iter::once(constraint.end()).chain((0..tokenizer.vocab() as u16).rev());
+            ids.into_iter().find(|id| constraint.allows(*id)).expect("nothing may come next")
+        };
         put(&mut constraint, token);
     }
     let ids = &ids[..len];

@@ -1,4 +1,5 @@
 //! A tool call, a token at a time.
+#![forbid(unsafe_code)]
 
 use forge_formats::tools::{Slot, Tool};
 

@@ -1,4 +1,5 @@
 //! A value that is one of several strings.
+#![forbid(unsafe_code)]
 
 use forge_formats::tools::{ChoiceIter, Choices, MAX_CHOICE};
 

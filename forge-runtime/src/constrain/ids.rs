@@ -1,4 +1,5 @@
 //! A set of special tokens.
+#![forbid(unsafe_code)]
 
 use forge_formats::tokenizer::MAX_SPECIALS;
 

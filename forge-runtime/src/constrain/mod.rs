@@ -13,6 +13,7 @@
 //! does that one alone remain. A token that alone is allowed is *forced*: it needs no logits.
 //!
 //! Nothing is allocated: a constraint is [`Constraint::BYTES`] bytes at most.
+#![forbid(unsafe_code)]
 
 mod call;
 mod choice;

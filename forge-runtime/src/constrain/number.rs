@@ -1,4 +1,5 @@
 //! Numbers as they may be written in a value, a byte at a time.
+#![forbid(unsafe_code)]
 
 /// Digits of the longest whole number a range can ask for: `9223372036854775808` has 19.
 const MOST_DIGITS: u32 = 19;
@@ -67,14 +68,21 @@ impl Integer {
     fn digits_missing(self, magnitude: u64) -> Option<u32> {
         let (min, max) = (i128::from(self.min), i128::from(self.max));
         let most = if magnitude == 0 { 0 } else { MOST_DIGITS };
-        (0..=most).find(|digits| {
-            // With so many more digits it is one of these.
-            let scale = 10i128.pow(*digits);
-            let least = i128::from(magnitude).saturating_mul(scale);
-            let greatest = least.saturating_add(scale - 1);
+        // With the digits so far it is one of these magnitudes.
+        let (mut least, mut greatest) = (i128::from(magnitude), i128::from(magnitude));
+        for digits in 0..=most {
             let (low, high) = if self.negative { (-greatest, -least) } else { (least, greatest) };
-            low <= max && min <= high
-        })
+            if low <= max && min <= high {
+                return Some(digits);
+            }
+            // More digits only lead away from zero.
+            if if self.negative { high < min } else { low > max } {
+                return None;
+            }
+            least = least.saturating_mul(10);
+            greatest = greatest.saturating_mul(10).saturating_add(9);
+        }
+        None
     }
 }
 

@@ -1,4 +1,5 @@
 //! Choosing a token among those that are allowed.
+#![forbid(unsafe_code)]
 
 use super::Constraint;
 use crate::sampler::{Sampler, argmax};

@@ -1,4 +1,5 @@
 //! The bytes a token may begin with: a quick look that spares most tokens a closer one.
+#![forbid(unsafe_code)]
 
 use crate::tokenizer::Tokenizer;
 

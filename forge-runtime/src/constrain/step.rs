@@ -1,4 +1,5 @@
 //! From one state to the next.
+#![forbid(unsafe_code)]
 
 use forge_formats::tokenizer::MAX_TOKEN;
 

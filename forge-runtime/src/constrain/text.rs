@@ -1,4 +1,5 @@
 //! A completion that is no call: text, or a thought and then text.
+#![forbid(unsafe_code)]
 
 use super::utf8::Utf8;
 

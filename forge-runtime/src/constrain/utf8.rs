@@ -1,4 +1,5 @@
 //! UTF-8, a byte at a time (RFC 3629, section 4).
+#![forbid(unsafe_code)]
 
 /// Where a text stands: between characters, or so many bytes before the end of one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

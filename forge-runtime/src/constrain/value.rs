@@ -1,4 +1,5 @@
 //! The value of a slot, a token at a time.
+#![forbid(unsafe_code)]
 
 use forge_formats::tools::Value;
 

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use forge_formats::file::File;
 use forge_runtime::constrain::Mode;
 use forge_runtime::generate::Counts;
-use forge_runtime::{Constraint, Generator, Model, Options, Sampler, Session, Workspace, generate};
+use forge_runtime::{Constraint, Generator, Model, Sampler, Session, generate};
 use forge_train::data::Completion;
 use forge_train::error::{Error, Result};
 use forge_train::eval;
@@ -115,7 +115,7 @@ pub(crate) fn answer(model: &Model<'_>, prompt: &str, how: &Generation) -> Resul
         generate::prompt(&tokenizer, system.map(str::as_bytes), prompt.as_bytes(), &mut ids)
             .map_err(unusable)?
     };
-    let mut workspace = Workspace::try_with(model, &Options::default()).map_err(unusable)?;
+    let mut workspace = eval::workspace(model)?;
     let mut session = Session::new(model, workspace.bytes()).map_err(unusable)?;
     let mut sampler = Sampler::new(how.temperature, how.seed);
     (sampler.top_k, sampler.top_p) = (how.top_k, how.top_p);

@@ -17,13 +17,14 @@ use serde::Serialize;
 
 pub use answer::{answer_matches, read};
 pub use rate::Rate;
+pub use runner::workspace;
 pub use sample::{SampleOptions, generate};
 
 use crate::data::builtin::is_persona_reply;
 use crate::data::{Completion, Example, Slice, encode};
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
-use runner::{Memory, Score, Writing, enough_memory, failed, hold, score, write};
+use runner::{Memory, Score, Writing, failed, hold, score, write};
 
 /// Whether questions are thought about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,7 +117,8 @@ pub fn evaluate(bytes: &[u8], examples: &[Example], options: &Options) -> Result
     let model = Model::parse(bytes).map_err(failed)?;
     let tokenizer = Tokenizer::from_spec(model.file().tokenizer().to_spec())?;
     encode::check(&tokenizer, examples)?;
-    enough_memory(&model)?;
+    // Fails here rather than in each thread.
+    drop(workspace(&model)?);
     let begin = Instant::now();
     let outcomes = examples
         .par_iter()

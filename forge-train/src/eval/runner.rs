@@ -16,9 +16,23 @@ pub(super) fn failed(error: forge_runtime::Error) -> Error {
     }
 }
 
-/// Fails when this machine has not the memory of one session: a small file may ask for any amount.
-pub(super) fn enough_memory(model: &Model<'_>) -> Result<()> {
-    Workspace::try_with(model, &Options::default()).map(drop).map_err(failed)
+/// Most memory of a session in bytes. A file of a few megabytes can state sizes that need a thousand times as much,
+/// and an operating system that lends memory it has not would let it.
+const MOST_MEMORY: usize = 1 << 30;
+
+/// Memory for a session of a model, which may come from anywhere.
+///
+/// # Errors
+/// [`Error::Usage`] when the session would need more than 1 GiB, or this machine has not what it needs.
+pub fn workspace(model: &Model<'_>) -> Result<Workspace> {
+    let need = model.workspace();
+    if need > MOST_MEMORY {
+        return Err(Error::Usage {
+            what: format!("a session of this model needs {need} bytes of memory, the most is {MOST_MEMORY}"),
+            hint: "make a model of a shorter window, fewer heads or fewer blocks".into(),
+        });
+    }
+    Workspace::try_with(model, &Options::default()).map_err(failed)
 }
 
 /// Memory of a session, reused from sequence to sequence.

@@ -4,7 +4,7 @@ use forge_formats::tokenizer::SpecialKind;
 use forge_runtime::{Model, Sampler};
 use rayon::prelude::*;
 
-use super::runner::{Memory, Writing, enough_memory, failed, write};
+use super::runner::{Memory, Writing, failed, workspace, write};
 use crate::error::Result;
 use crate::rng::Rng;
 
@@ -36,7 +36,8 @@ impl SampleOptions {
 /// vocabulary.
 pub fn generate(bytes: &[u8], prompts: &[Vec<u16>], options: &SampleOptions) -> Result<Vec<Vec<u16>>> {
     let model = Model::parse(bytes).map_err(failed)?;
-    enough_memory(&model)?;
+    // Fails here rather than in each thread.
+    drop(workspace(&model)?);
     let end = model.tokenizer().special(SpecialKind::Control, "<eos>");
     let stops: Vec<u16> = end.into_iter().chain(options.stop).collect();
     let complete = |memory: &mut Memory, (index, prompt): (usize, &Vec<u16>)| {
