@@ -67,7 +67,7 @@ pub struct Constraint<'a> {
 
 /// Where a completion is.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is no heap to box a call in")]
+#[allow(clippy::large_enum_variant, reason = "there is no heap to box a call in")]
 enum State<'a> {
     Start,
     Text(Text),
