@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use crate::config::TrainConfig;
 use crate::engine::shards::Pools;
@@ -126,7 +126,7 @@ impl<'a> Run<'a> {
         weights: &Weights,
         objective: &mut dyn Objective,
     ) -> Result<Self> {
-        let network = Network::new(weights, stage.precision, &Device::Cpu)?;
+        let network = Network::new(weights, stage.precision, ctx.device)?;
         let rule = UpdateRule::new(stage.train, &weights.config);
         let mut run = Self {
             stage,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
@@ -287,6 +288,8 @@ pub struct PhaseContext<'a> {
     pub progress: &'a dyn Progress,
     /// Polled between steps; on a request the phase saves a checkpoint and returns [`Error::Interrupted`].
     pub stop: &'a StopFlag,
+    /// Where networks are trained and evaluated.
+    pub device: &'a Device,
 }
 
 impl PhaseContext<'_> {
