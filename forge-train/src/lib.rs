@@ -19,5 +19,6 @@ mod presets;
 pub mod registry;
 pub mod rng;
 pub mod tokenizer;
+pub mod train_config;
 pub mod weights;
 pub mod weights_io;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::data::Dataset;
+use crate::engine::environment::Environment;
 use crate::error::{Error, Result};
 use crate::pipeline::artifact::ArtifactStore;
 use crate::pipeline::checkpoint::CheckpointDir;
@@ -293,6 +294,17 @@ pub struct PhaseContext<'a> {
 }
 
 impl PhaseContext<'_> {
+    /// What the phase's stages train in.
+    pub fn environment(&self) -> Environment<'_> {
+        Environment {
+            checkpoints: &self.checkpoints,
+            checkpoint_seconds: self.config.run.checkpoint_seconds,
+            progress: self.progress,
+            stop: self.stop,
+            device: self.device.clone(),
+        }
+    }
+
     /// The output of an earlier phase.
     ///
     /// # Errors
