@@ -8,15 +8,15 @@ use crate::config::{CognateConfig, DataConfig};
 use crate::data::batch::{Batch, Batcher};
 use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::{Forward, ForwardOptions, Network, loss};
 
-/// A batch's ids as the tensor the network takes, `(rows, cols)`.
+/// A batch's ids as the tensor that a network on `device` takes, `(rows, cols)`.
 ///
 /// # Errors
 /// If the tensor cannot be made.
-pub fn batch_ids(batch: &Batch) -> Result<Tensor> {
-    Ok(Tensor::from_slice(&batch.ids, (batch.rows, batch.cols), &Device::Cpu)?)
+pub fn batch_ids(batch: &Batch, device: &Device) -> Result<Tensor> {
+    Ok(Tensor::from_slice(&batch.ids, (batch.rows, batch.cols), device)?)
 }
 
 /// Next-token cross-entropy at every recursion (deep supervision) plus the halting head's target.
@@ -91,7 +91,7 @@ impl Objective for LanguageModel {
 
 impl Supervision {
     fn loss(&self, network: &Network, batch: &Batch, halting: bool) -> Result<Tensor> {
-        let forward = network.forward(&batch_ids(batch)?, ForwardOptions { halting })?;
+        let forward = network.forward(&batch_ids(batch, network.device())?, ForwardOptions { halting })?;
         self.of(network, &forward, batch, !halting)
     }
 
@@ -129,11 +129,10 @@ impl Supervision {
 /// `Σ wᵢ·tᵢ / Σ wᵢ` of scalar terms.
 fn weighted_mean(terms: &[(Tensor, f32)]) -> Result<Tensor> {
     let total: f32 = terms.iter().map(|(_, w)| w).sum();
-    let mut sum = Tensor::new(0f32, &Device::Cpu)?;
-    for (term, weight) in terms {
-        sum = (sum + (term * f64::from(weight / total))?)?;
-    }
-    Ok(sum)
+    let shares = terms.iter().map(|(term, weight)| Ok((term * f64::from(weight / total))?));
+    shares
+        .reduce(|sum, term: Result<Tensor>| Ok((sum? + term?)?))
+        .unwrap_or_else(|| Err(Error::Config("a loss without terms".into())))
 }
 
 /// Weight of recursion `t` of `recursions`: the list's entries for the last recursions, its first entry before.
@@ -164,7 +163,7 @@ impl Objective for Distillation {
                 weight: batch.weights.iter().sum(),
                 tokens: batch.ids.len(),
                 work: Box::new(move |network| {
-                    let ids = batch_ids(&batch)?;
+                    let ids = batch_ids(&batch, network.device())?;
                     let told = teacher.forward(&ids, ForwardOptions { halting: teacher.config().halting })?;
                     let told = teacher.logits(told.answer())?;
                     let forward = network.forward(&ids, ForwardOptions { halting })?;

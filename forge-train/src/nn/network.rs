@@ -57,6 +57,7 @@ impl Precision {
 pub struct Network {
     config: ModelConfig,
     vars: BTreeMap<Key, Var>,
+    device: Device,
     precision: Precision,
     straight_through: bool,
     tracked: bool,
@@ -66,11 +67,8 @@ impl Network {
     /// Copies `weights` into variables.
     ///
     /// # Errors
-    /// If the configuration is invalid, a tensor is missing or of the wrong shape, or the device is not the CPU.
+    /// If the configuration is invalid, a tensor is missing or of the wrong shape, or the device has no room.
     pub fn new(weights: &Weights, precision: Precision, device: &Device) -> Result<Self> {
-        if !device.is_cpu() {
-            return Err(Error::Config("the fused operations run on the CPU only".into()));
-        }
         let config = weights.config.clone();
         config.validate()?;
         let mut vars = BTreeMap::new();
@@ -84,7 +82,13 @@ impl Network {
             let tensor = Tensor::from_slice(&matrix.data, (rows, cols), device)?;
             vars.insert((role, layer), Var::from_tensor(&tensor)?);
         }
-        Ok(Self { config, vars, precision, straight_through: true, tracked: true })
+        let device = device.clone();
+        Ok(Self { config, vars, device, precision, straight_through: true, tracked: true })
+    }
+
+    /// Where the parameters are; inputs of [`Network::forward`] must be there too.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Shape of the model.
