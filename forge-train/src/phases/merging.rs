@@ -87,7 +87,7 @@ impl<'a> Fitness<'a> {
 
 impl Objective for Fitness<'_> {
     fn loss(&mut self, model: &Weights) -> Result<f64> {
-        let network = Network::new(model, Precision::FLOAT, ctx.device)?.detached();
+        let network = Network::new(model, Precision::FLOAT, self.ctx.device)?.detached();
         let (mut sum, mut total) = (0.0, 0.0);
         for batch in &self.batches {
             let forward =

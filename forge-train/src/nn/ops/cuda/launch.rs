@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::cuda::cudarc::driver::{
-    CudaSlice, CudaView, DevicePtr, DeviceRepr, DeviceSlice, LaunchConfig, PushKernelArg, result, sys,
+    CudaSlice, CudaView, DevicePtr, DeviceRepr, DeviceSlice, LaunchConfig, PushKernelArg, sys,
 };
 use candle_core::cuda::cudarc::nvrtc;
 use candle_core::{CudaDevice, Error, Result};
@@ -17,7 +17,12 @@ const SHARED: u32 = 48 << 10;
 /// One source file of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Module {
-    Activations,
+    /// For rows of a type that go through a prologue, so many neighbours at a time.
+    Activations {
+        bf16: bool,
+        prologue: u8,
+        vector: usize,
+    },
     Outcomes,
     Dropout,
     Weights,
@@ -32,7 +37,7 @@ pub(super) enum Module {
 impl Module {
     fn source(self) -> &'static str {
         match self {
-            Module::Activations => include_str!("kernels/activations.cu"),
+            Module::Activations { .. } => include_str!("kernels/activations.cu"),
             Module::Outcomes => include_str!("kernels/outcomes.cu"),
             Module::Dropout => include_str!("kernels/dropout.cu"),
             Module::Weights => include_str!("kernels/weights.cu"),
@@ -41,6 +46,19 @@ impl Module {
             Module::Memory => include_str!("kernels/memory.cu"),
             Module::Embedding => include_str!("kernels/embedding.cu"),
             Module::Loss => include_str!("kernels/loss.cu"),
+        }
+    }
+
+    /// What the source is compiled for.
+    fn defines(self) -> Vec<String> {
+        match self {
+            Module::Activations { bf16, prologue, vector } => vec![
+                format!("-DBF16={}", u8::from(bf16)),
+                format!("-DPROLOGUE={prologue}"),
+                format!("-DVECTOR={vector}"),
+            ],
+            Module::Attention(head) => vec![format!("-DHEAD={head}")],
+            _ => Vec::new(),
         }
     }
 }
@@ -150,7 +168,8 @@ pub(super) fn launch(
     if x == 0 || y == 0 || z == 0 {
         return Ok(());
     }
-    let function = device.get_or_load_custom_func(name, &format!("{module:?}"), &compiled(device, module)?)?;
+    let function =
+        device.get_or_load_custom_func(name, &format!("{module:?}"), &compiled(device, module)?)?;
     if grid.shared > SHARED {
         let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         function.set_attribute(attribute, grid.shared as i32).map_err(Error::wrap)?;
@@ -166,8 +185,11 @@ pub(super) fn launch(
             Param::Double(v) => builder.arg(v),
         };
     }
-    let config =
-        LaunchConfig { grid_dim: grid.blocks, block_dim: (grid.threads, 1, 1), shared_mem_bytes: grid.shared };
+    let config = LaunchConfig {
+        grid_dim: grid.blocks,
+        block_dim: (grid.threads, 1, 1),
+        shared_mem_bytes: grid.shared,
+    };
     #[cfg(test)]
     let started = super::tests::probe::before(device)?;
     // SAFETY: the launchers in this folder give each kernel the parameters its source declares, in number, order and
@@ -190,34 +212,15 @@ fn compiled(device: &CudaDevice, module: Module) -> Result<Arc<str>> {
     if let Some(code) = cache.get(&(module, architecture)) {
         return Ok(code.clone());
     }
-    keep_memory(device)?;
     let source = [include_str!("kernels/common.cu"), module.source()].concat();
-    let mut options = vec![format!("--gpu-architecture=compute_{}{}", architecture.0, architecture.1)];
-    if let Module::Attention(head) = module {
-        options.push(format!("-DHEAD={head}"));
-    }
+    let target = format!("--gpu-architecture=compute_{}{}", architecture.0, architecture.1);
+    let options = [vec![target, "--std=c++17".to_owned()], module.defines()].concat();
     let options = nvrtc::CompileOptions { options, ..Default::default() };
     let code = nvrtc::compile_ptx_with_opts(source, options)
         .map_err(|e| Error::msg(format!("the kernels of {module:?} do not compile for this device: {e}")))?;
     let code: Arc<str> = code.to_src().into();
     cache.insert((module, architecture), code.clone());
     Ok(code)
-}
-
-/// Lets the device's memory pool keep what tensors free: by default it returns everything to the driver whenever the
-/// stream is waited for, and the next step allocates it anew.
-fn keep_memory(device: &CudaDevice) -> Result<()> {
-    let context = device.cuda_stream().context().clone();
-    if !context.has_async_alloc() {
-        return Ok(());
-    }
-    let mut threshold = u64::MAX;
-    // SAFETY: the device is that of a live context; the attribute's value is a 64-bit number, read during the call.
-    unsafe {
-        let pool = result::device::get_mem_pool(context.cu_device()).map_err(Error::wrap)?;
-        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut threshold).cast()).result().map_err(Error::wrap)
-    }
 }
 
 /// Memory for `len` elements that a kernel is about to write, every one of them.

@@ -56,27 +56,26 @@ impl NormLinear {
         Ok(Call { x, gain, residual, weight, rows, ins, outs })
     }
 
-    /// What the kernels of `activations.cu` take last: extents, prologue, norm and rounding.
-    fn activation_params(&self, call: &Call<'_>) -> [Param; 6] {
+    /// The kernels for the call's rows.
+    fn activation_kernels(&self, call: &Call<'_>) -> Result<Module> {
         let prologue = match self.prologue {
             Prologue::Identity => 0,
             Prologue::Relu => 1,
             Prologue::Gated(Activation::SwiGlu) => 2,
             Prologue::Gated(Activation::Relu2) => 3,
         };
+        let vector = if call.ins.is_multiple_of(4) { 4 } else { 1 };
+        Ok(Module::Activations { bf16: call.x.is_bf16()?, prologue, vector })
+    }
+
+    /// What these kernels take last: extents, norm and rounding.
+    fn activation_params(&self, call: &Call<'_>) -> [Param; 5] {
         let (rounding, lambda) = match &call.weight.codes {
             None => (0, 0.0),
             Some(codes) if codes.exact() => (1, 1.0),
             Some(codes) => (2, codes.blend.lambda),
         };
-        [
-            call.rows.into(),
-            call.ins.into(),
-            Param::Int(prologue),
-            self.eps.into(),
-            Param::Int(rounding),
-            lambda.into(),
-        ]
+        [call.rows.into(), call.ins.into(), self.eps.into(), Param::Int(rounding), lambda.into()]
     }
 
     /// Activations `[rows, ins]`, and the value of one step of each row where they are integers.
@@ -85,12 +84,12 @@ impl NormLinear {
         let integers = call.weight.codes.as_ref().is_some_and(|codes| codes.exact());
         let steps = integers.then(|| output::<f32>(call.device(), call.rows)).transpose()?;
         let warps = warps_of_rows(call.ins);
-        let grid = Grid::new((call.rows.div_ceil(warps), 1, 1), 32 * warps as u32).shared(warps * call.ins * 4);
+        let grid =
+            Grid::new((call.rows.div_ceil(warps), 1, 1), 32 * warps as u32).shared(warps * call.ins * 4);
         let gain = call.gain.map(|g| g.f32()).transpose()?;
         let operands = [call.x.param()?, gain.as_ref().into(), (&a).into(), steps.as_ref().into()];
         let params: Vec<Param> = operands.into_iter().chain(self.activation_params(call)).collect();
-        let name = format!("activations_{}", call.x.suffix()?);
-        launch(call.device(), Module::Activations, &name, grid, &params)?;
+        launch(call.device(), self.activation_kernels(call)?, "activations", grid, &params)?;
         Ok((a, steps))
     }
 
@@ -117,8 +116,15 @@ impl NormLinear {
             let vector = if call.outs % 4 == 0 { 4 } else { 1 };
             let name = if vector == 4 { format!("{name}_4") } else { name.to_owned() };
             let [steps, scales] = scaling;
-            let params =
-                [(&sums).into(), steps, scales, residual.as_ref().into(), y, Param::Count(count), call.outs.into()];
+            let params = [
+                (&sums).into(),
+                steps,
+                scales,
+                residual.as_ref().into(),
+                y,
+                Param::Count(count),
+                call.outs.into(),
+            ];
             launch(device, Module::Outcomes, &name, Grid::elements(count.div_ceil(vector)), &params)
         };
         if call.residual.is_some() {
@@ -177,18 +183,11 @@ impl NormLinear {
         let blocks = if gain.is_some() { blocks.min(PARTIALS) } else { blocks };
         let partials = gain.is_some().then(|| output::<f32>(device, blocks * call.ins)).transpose()?;
         let launch_to = |dx: Param| {
-            let operands = [
-                call.x.param()?,
-                gain.as_ref().into(),
-                da.into(),
-                dx,
-                (&a).into(),
-                partials.as_ref().into(),
-            ];
+            let operands =
+                [call.x.param()?, gain.as_ref().into(), da.into(), dx, (&a).into(), partials.as_ref().into()];
             let params: Vec<Param> = operands.into_iter().chain(self.activation_params(call)).collect();
             let grid = Grid::new((blocks, 1, 1), 32 * warps as u32).shared(warps * buffers * call.ins * 4);
-            let name = format!("activations_backward_{}", call.x.suffix()?);
-            launch(device, Module::Activations, &name, grid, &params)
+            launch(device, self.activation_kernels(call)?, "activations_backward", grid, &params)
         };
         let dx = if call.x.is_bf16()? {
             let dx = output::<bf16>(device, call.x.len())?;
@@ -247,7 +246,8 @@ impl DeviceOp<3> for NormLinear {
         grad: Operand<'_>,
         wanted: [bool; 3],
     ) -> Result<[Gradient; 3]> {
-        let (dx, dw, dgain) = self.device_gradients(&self.device_call(x, w, Some(extra))?, grad, wanted[1])?;
+        let (dx, dw, dgain) =
+            self.device_gradients(&self.device_call(x, w, Some(extra))?, grad, wanted[1])?;
         let dextra = match self.extra {
             Extra::Gain => dgain,
             Extra::Residual => Gradient::Passed,

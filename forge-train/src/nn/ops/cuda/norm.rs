@@ -8,6 +8,9 @@ use super::super::norm::GainedResidual;
 use super::launch::{Grid, Module, THREADS, launch, output, warps_of_rows};
 use super::{DeviceOp, Gradient, Operand};
 
+/// Threads of a block that sums columns: 32 rows of 32.
+const SUMMING: u32 = 1024;
+
 /// Blocks that share a sum over rows: four for each of an H100's 132 multiprocessors.
 pub(super) const PARTIALS: usize = 528;
 
@@ -19,9 +22,9 @@ pub(super) fn sum_columns(
     width: usize,
 ) -> Result<CudaStorage> {
     let sums = output::<f32>(device, width)?;
-    let grid = Grid::new((width.div_ceil(32), 1, 1), THREADS);
+    let grid = Grid::new((width.div_ceil(32), 1, 1), SUMMING);
     let params = [parts.into(), (&sums).into(), count.into(), width.into()];
-    launch(device, Module::Activations, "sum_columns", grid, &params)?;
+    launch(device, Module::Norm, "sum_columns", grid, &params)?;
     Ok(CudaStorage::wrap_cuda_slice(sums, device.clone()))
 }
 
@@ -44,15 +47,21 @@ impl DeviceOp<3> for GainedResidual {
             bail!("gained residual of {:?} onto {:?} with {} gains", z.dims(), base.dims(), gain.len());
         }
         let y = output::<f32>(device, z.len())?;
-        launch(device, Module::Norm, "gained_residual", row_grid(rows), &[
-            (&base.f32()?).into(),
-            (&z.f32()?).into(),
-            (&gain.f32()?).into(),
-            (&y).into(),
-            rows.into(),
-            d.into(),
-            self.eps.into(),
-        ])?;
+        launch(
+            device,
+            Module::Norm,
+            "gained_residual",
+            row_grid(rows),
+            &[
+                (&base.f32()?).into(),
+                (&z.f32()?).into(),
+                (&gain.f32()?).into(),
+                (&y).into(),
+                rows.into(),
+                d.into(),
+                self.eps.into(),
+            ],
+        )?;
         Ok((CudaStorage::wrap_cuda_slice(y, device.clone()), z.dims().into()))
     }
 
@@ -67,16 +76,22 @@ impl DeviceOp<3> for GainedResidual {
         let (grid, blocks) = sum_grid(rows, d);
         let dz = output::<f32>(device, z.len())?;
         let partials = output::<f32>(device, blocks * d)?;
-        launch(device, Module::Norm, "gained_residual_backward", grid, &[
-            (&z.f32()?).into(),
-            (&gain.f32()?).into(),
-            (&grad.f32()?).into(),
-            (&dz).into(),
-            (&partials).into(),
-            rows.into(),
-            d.into(),
-            self.eps.into(),
-        ])?;
+        launch(
+            device,
+            Module::Norm,
+            "gained_residual_backward",
+            grid,
+            &[
+                (&z.f32()?).into(),
+                (&gain.f32()?).into(),
+                (&grad.f32()?).into(),
+                (&dz).into(),
+                (&partials).into(),
+                rows.into(),
+                d.into(),
+                self.eps.into(),
+            ],
+        )?;
         let dgain = sum_columns(device, &partials, blocks, d)?;
         let dz = CudaStorage::wrap_cuda_slice(dz, device.clone());
         Ok([Gradient::Passed, Gradient::Values(dz), Gradient::Values(dgain)])
@@ -90,14 +105,20 @@ impl DeviceOp<2> for HaltLogit {
             bail!("halting head of {} values for width {d}", halt.len());
         }
         let logits = output::<f32>(device, rows)?;
-        launch(device, Module::Norm, "halt_logit", row_grid(rows), &[
-            (&y.f32()?).into(),
-            (&halt.f32()?).into(),
-            (&logits).into(),
-            rows.into(),
-            d.into(),
-            self.eps.into(),
-        ])?;
+        launch(
+            device,
+            Module::Norm,
+            "halt_logit",
+            row_grid(rows),
+            &[
+                (&y.f32()?).into(),
+                (&halt.f32()?).into(),
+                (&logits).into(),
+                rows.into(),
+                d.into(),
+                self.eps.into(),
+            ],
+        )?;
         Ok((CudaStorage::wrap_cuda_slice(logits, device.clone()), rows.into()))
     }
 
@@ -112,16 +133,22 @@ impl DeviceOp<2> for HaltLogit {
         let (grid, blocks) = sum_grid(rows, d + 1);
         let dy = output::<f32>(device, y.len())?;
         let partials = output::<f32>(device, blocks * (d + 1))?;
-        launch(device, Module::Norm, "halt_logit_backward", grid, &[
-            (&y.f32()?).into(),
-            (&halt.f32()?).into(),
-            (&grad.f32()?).into(),
-            (&dy).into(),
-            (&partials).into(),
-            rows.into(),
-            d.into(),
-            self.eps.into(),
-        ])?;
+        launch(
+            device,
+            Module::Norm,
+            "halt_logit_backward",
+            grid,
+            &[
+                (&y.f32()?).into(),
+                (&halt.f32()?).into(),
+                (&grad.f32()?).into(),
+                (&dy).into(),
+                (&partials).into(),
+                rows.into(),
+                d.into(),
+                self.eps.into(),
+            ],
+        )?;
         let dhalt = sum_columns(device, &partials, blocks, d + 1)?;
         let dy = CudaStorage::wrap_cuda_slice(dy, device.clone());
         Ok([Gradient::Values(dy), Gradient::Values(dhalt)])
