@@ -1,8 +1,8 @@
 //! A card as the trainer opens it: one stream for everything, memory that is kept, and what it holds at most.
 
+use candle_core::cuda::WrapErr;
 use candle_core::cuda::cudarc::driver::CudaContext;
 use candle_core::cuda::cudarc::driver::sys::{self, CUmemPool_attribute};
-use candle_core::cuda::WrapErr;
 use candle_core::{CudaDevice, Device, Result};
 
 /// Opens card `ordinal` with one stream for everything, so that no tensor is ever used from two.

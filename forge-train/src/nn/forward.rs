@@ -212,7 +212,12 @@ impl<'n> Pass<'n> {
     }
 
     /// The answer after a recursion that ended in latent `z`; halted tokens keep theirs.
-    fn answer(&self, z: &Tensor, earlier: Option<&Tensor>, mask: Option<Arc<HostData<bool>>>) -> Result<Tensor> {
+    fn answer(
+        &self,
+        z: &Tensor,
+        earlier: Option<&Tensor>,
+        mask: Option<Arc<HostData<bool>>>,
+    ) -> Result<Tensor> {
         let Some(gains) = &self.looped else { return Ok(z.clone()) };
         let base = match earlier {
             Some(y) => y.clone(),

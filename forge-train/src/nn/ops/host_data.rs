@@ -36,7 +36,10 @@ impl<T: candle_core::cuda::cudarc::driver::DeviceRepr + Clone + 'static> HostDat
     ///
     /// # Errors
     /// If it cannot be uploaded, or lies on another device.
-    pub(crate) fn on(&self, device: &candle_core::CudaDevice) -> candle_core::Result<&super::cuda::Uploaded<T>> {
+    pub(crate) fn on(
+        &self,
+        device: &candle_core::CudaDevice,
+    ) -> candle_core::Result<&super::cuda::Uploaded<T>> {
         let uploaded = match self.uploaded.get() {
             Some(uploaded) => uploaded,
             None => {

@@ -142,10 +142,7 @@ impl CrossEntropy {
     pub(super) fn check(&self, rows: usize, vocab: usize) -> Result<()> {
         self.weighting.check(rows)?;
         if self.targets.len() != rows || self.targets.iter().any(|t| *t as usize >= vocab) {
-            bail!(
-                "{} targets for {rows} rows, or one outside the vocabulary of {vocab}",
-                self.targets.len()
-            );
+            bail!("{} targets for {rows} rows, or one outside the vocabulary of {vocab}", self.targets.len());
         }
         Ok(())
     }

@@ -44,12 +44,7 @@ fn objective<const N: usize>(
 /// Largest difference of analytic and numeric gradients of all operands, relative to the largest gradient of that
 /// operand, over the operands that are `wanted`. Five-point differences: their error falls with h⁴, so a step that f32
 /// resolves well can be used.
-fn worst_error<const N: usize>(
-    op: &impl Op<N>,
-    shapes: [&[usize]; N],
-    wanted: [bool; N],
-    seed: u64,
-) -> f64 {
+fn worst_error<const N: usize>(op: &impl Op<N>, shapes: [&[usize]; N], wanted: [bool; N], seed: u64) -> f64 {
     let mut values = operands(shapes, seed);
     let (out, _) = op.forward(args(&values, &shapes)).unwrap();
     let r = noise(out.len(), seed + 77);

@@ -70,7 +70,8 @@ impl DeviceOp<1> for Attention {
         let inputs = [Param::from(&qkv), cos.into(), sin.into()];
         let between = [(&log_sums).into(), (&deltas).into()];
         let (shape, result) = (self.shape_params(), result.bf16()?);
-        let queries = [&inputs[..], &[(&result).into(), (&grad).into(), (&dqkv).into()], &between, &shape].concat();
+        let queries =
+            [&inputs[..], &[(&result).into(), (&grad).into(), (&dqkv).into()], &between, &shape].concat();
         let grid = self.grid(rows, self.heads, 3);
         launch(device, module, "attention_backward_queries", grid, &queries)?;
         let keys = [&inputs[..], &[(&grad).into()], &between, &[(&dqkv).into()], &shape].concat();

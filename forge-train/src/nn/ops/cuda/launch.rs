@@ -10,13 +10,13 @@ use candle_core::cuda::cudarc::nvrtc;
 use candle_core::{CudaDevice, Error, Result};
 
 /// Threads of a block of row kernels: eight warps.
-pub(super) const THREADS: u32 = 256;
+pub(crate) const THREADS: u32 = 256;
 /// Shared memory a block may use without asking, in bytes.
 const SHARED: u32 = 48 << 10;
 
 /// One source file of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Module {
+pub(crate) enum Module {
     Activations,
     Outcomes,
     Dropout,
@@ -27,6 +27,8 @@ pub(super) enum Module {
     Memory,
     Embedding,
     Loss,
+    /// The loops of the optimisers.
+    Optimizer,
 }
 
 impl Module {
@@ -41,13 +43,14 @@ impl Module {
             Module::Memory => include_str!("kernels/memory.cu"),
             Module::Embedding => include_str!("kernels/embedding.cu"),
             Module::Loss => include_str!("kernels/loss.cu"),
+            Module::Optimizer => include_str!("../../../optim/cuda/optimizer.cu"),
         }
     }
 }
 
 /// A kernel argument. Addresses are those of live allocations of the launching device.
 #[derive(Clone, Copy)]
-pub(super) enum Param {
+pub(crate) enum Param {
     Address(u64),
     Int(i32),
     Word(u32),
@@ -58,7 +61,7 @@ pub(super) enum Param {
 
 impl Param {
     /// A pointer that the kernel takes for "not given".
-    pub(super) const NONE: Self = Param::Address(0);
+    pub(crate) const NONE: Self = Param::Address(0);
 }
 
 impl<T> From<&CudaSlice<T>> for Param {
@@ -106,7 +109,7 @@ impl From<f64> for Param {
 
 /// Blocks and threads of a launch.
 #[derive(Clone, Copy)]
-pub(super) struct Grid {
+pub(crate) struct Grid {
     blocks: (u32, u32, u32),
     threads: u32,
     shared: u32,
@@ -114,13 +117,13 @@ pub(super) struct Grid {
 
 impl Grid {
     /// So many blocks of so many threads.
-    pub(super) fn new(blocks: (usize, usize, usize), threads: u32) -> Self {
+    pub(crate) fn new(blocks: (usize, usize, usize), threads: u32) -> Self {
         let fit = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Self { blocks: (fit(blocks.0), fit(blocks.1), fit(blocks.2)), threads, shared: 0 }
     }
 
     /// One thread an element.
-    pub(super) fn elements(count: usize) -> Self {
+    pub(crate) fn elements(count: usize) -> Self {
         Self::new((count.div_ceil(THREADS as usize), 1, 1), THREADS)
     }
 
@@ -139,7 +142,7 @@ pub(super) fn warps_of_rows(floats: usize) -> usize {
 ///
 /// # Errors
 /// If the kernels cannot be compiled or the launch is refused.
-pub(super) fn launch(
+pub(crate) fn launch(
     device: &CudaDevice,
     module: Module,
     name: &str,
@@ -150,7 +153,8 @@ pub(super) fn launch(
     if x == 0 || y == 0 || z == 0 {
         return Ok(());
     }
-    let function = device.get_or_load_custom_func(name, &format!("{module:?}"), &compiled(device, module)?)?;
+    let function =
+        device.get_or_load_custom_func(name, &format!("{module:?}"), &compiled(device, module)?)?;
     if grid.shared > SHARED {
         let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         function.set_attribute(attribute, grid.shared as i32).map_err(Error::wrap)?;
@@ -166,8 +170,11 @@ pub(super) fn launch(
             Param::Double(v) => builder.arg(v),
         };
     }
-    let config =
-        LaunchConfig { grid_dim: grid.blocks, block_dim: (grid.threads, 1, 1), shared_mem_bytes: grid.shared };
+    let config = LaunchConfig {
+        grid_dim: grid.blocks,
+        block_dim: (grid.threads, 1, 1),
+        shared_mem_bytes: grid.shared,
+    };
     #[cfg(test)]
     let started = super::tests::probe::before(device)?;
     // SAFETY: the launchers in this folder give each kernel the parameters its source declares, in number, order and
@@ -224,7 +231,7 @@ fn keep_memory(device: &CudaDevice) -> Result<()> {
 ///
 /// # Errors
 /// If the device has not that much left.
-pub(super) fn output<T: DeviceRepr>(device: &CudaDevice, len: usize) -> Result<CudaSlice<T>> {
+pub(crate) fn output<T: DeviceRepr>(device: &CudaDevice, len: usize) -> Result<CudaSlice<T>> {
     // SAFETY: `T` is f32, f64, bf16 or an integer, for which every bit pattern is valid, and the kernel that the
     // memory is for writes all of it before anything reads it.
     let out = unsafe { device.alloc::<T>(len)? };

@@ -85,7 +85,8 @@ impl NormLinear {
         let integers = call.weight.codes.as_ref().is_some_and(|codes| codes.exact());
         let steps = integers.then(|| output::<f32>(call.device(), call.rows)).transpose()?;
         let warps = warps_of_rows(call.ins);
-        let grid = Grid::new((call.rows.div_ceil(warps), 1, 1), 32 * warps as u32).shared(warps * call.ins * 4);
+        let grid =
+            Grid::new((call.rows.div_ceil(warps), 1, 1), 32 * warps as u32).shared(warps * call.ins * 4);
         let gain = call.gain.map(|g| g.f32()).transpose()?;
         let operands = [call.x.param()?, gain.as_ref().into(), (&a).into(), steps.as_ref().into()];
         let params: Vec<Param> = operands.into_iter().chain(self.activation_params(call)).collect();
@@ -117,8 +118,15 @@ impl NormLinear {
             let vector = if call.outs % 4 == 0 { 4 } else { 1 };
             let name = if vector == 4 { format!("{name}_4") } else { name.to_owned() };
             let [steps, scales] = scaling;
-            let params =
-                [(&sums).into(), steps, scales, residual.as_ref().into(), y, Param::Count(count), call.outs.into()];
+            let params = [
+                (&sums).into(),
+                steps,
+                scales,
+                residual.as_ref().into(),
+                y,
+                Param::Count(count),
+                call.outs.into(),
+            ];
             launch(device, Module::Outcomes, &name, Grid::elements(count.div_ceil(vector)), &params)
         };
         if call.residual.is_some() {
@@ -177,14 +185,8 @@ impl NormLinear {
         let blocks = if gain.is_some() { blocks.min(PARTIALS) } else { blocks };
         let partials = gain.is_some().then(|| output::<f32>(device, blocks * call.ins)).transpose()?;
         let launch_to = |dx: Param| {
-            let operands = [
-                call.x.param()?,
-                gain.as_ref().into(),
-                da.into(),
-                dx,
-                (&a).into(),
-                partials.as_ref().into(),
-            ];
+            let operands =
+                [call.x.param()?, gain.as_ref().into(), da.into(), dx, (&a).into(), partials.as_ref().into()];
             let params: Vec<Param> = operands.into_iter().chain(self.activation_params(call)).collect();
             let grid = Grid::new((blocks, 1, 1), 32 * warps as u32).shared(warps * buffers * call.ins * 4);
             let name = format!("activations_backward_{}", call.x.suffix()?);
@@ -247,7 +249,8 @@ impl DeviceOp<3> for NormLinear {
         grad: Operand<'_>,
         wanted: [bool; 3],
     ) -> Result<[Gradient; 3]> {
-        let (dx, dw, dgain) = self.device_gradients(&self.device_call(x, w, Some(extra))?, grad, wanted[1])?;
+        let (dx, dw, dgain) =
+            self.device_gradients(&self.device_call(x, w, Some(extra))?, grad, wanted[1])?;
         let dextra = match self.extra {
             Extra::Gain => dgain,
             Extra::Residual => Gradient::Passed,

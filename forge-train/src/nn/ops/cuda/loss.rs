@@ -41,7 +41,11 @@ fn logit_gradient(x: Operand<'_>, kernel: &str, before: &[Param], after: &[Param
         launch(x.device(), Module::Loss, &name, blocks(x.rows()), &params)?;
         Ok(Gradient::Values(CudaStorage::wrap_cuda_slice(dx, x.device().clone())))
     }
-    if x.is_bf16()? { typed::<bf16>(x, kernel, before, after) } else { typed::<f32>(x, kernel, before, after) }
+    if x.is_bf16()? {
+        typed::<bf16>(x, kernel, before, after)
+    } else {
+        typed::<f32>(x, kernel, before, after)
+    }
 }
 
 impl Weighting {
@@ -55,13 +59,19 @@ impl DeviceOp<1> for CrossEntropy {
         self.check(x.rows(), x.width())?;
         let device = x.device();
         let losses = output::<f64>(device, x.rows())?;
-        launch(device, Module::Loss, &format!("cross_entropy_{}", x.suffix()?), blocks(x.rows()), &[
-            x.param()?,
-            self.targets.on(device)?.into(),
-            self.weighting.device_weights(device)?,
-            (&losses).into(),
-            x.width().into(),
-        ])?;
+        launch(
+            device,
+            Module::Loss,
+            &format!("cross_entropy_{}", x.suffix()?),
+            blocks(x.rows()),
+            &[
+                x.param()?,
+                self.targets.on(device)?.into(),
+                self.weighting.device_weights(device)?,
+                (&losses).into(),
+                x.width().into(),
+            ],
+        )?;
         weighted_mean(device, &losses, self.weighting.inverse_total())
     }
 
@@ -92,14 +102,20 @@ impl DeviceOp<2> for Divergence {
         }
         let (device, inverse) = (student.device(), 1.0 / self.temperature);
         let losses = output::<f64>(device, student.rows())?;
-        launch(device, Module::Loss, &format!("divergence_{}", student.suffix()?), blocks(student.rows()), &[
-            student.param()?,
-            teacher.param()?,
-            self.weighting.device_weights(device)?,
-            (&losses).into(),
-            student.width().into(),
-            inverse.into(),
-        ])?;
+        launch(
+            device,
+            Module::Loss,
+            &format!("divergence_{}", student.suffix()?),
+            blocks(student.rows()),
+            &[
+                student.param()?,
+                teacher.param()?,
+                self.weighting.device_weights(device)?,
+                (&losses).into(),
+                student.width().into(),
+                inverse.into(),
+            ],
+        )?;
         let square = f64::from(self.temperature * self.temperature);
         weighted_mean(device, &losses, self.weighting.inverse_total() * square)
     }
@@ -132,13 +148,19 @@ impl DeviceOp<1> for BinaryCrossEntropy {
         self.check(x.len())?;
         let device = x.device();
         let losses = output::<f64>(device, x.len())?;
-        launch(device, Module::Loss, "binary_cross_entropy", Grid::elements(x.len()), &[
-            (&x.f32()?).into(),
-            self.targets.on(device)?.into(),
-            self.weighting.device_weights(device)?,
-            (&losses).into(),
-            x.len().into(),
-        ])?;
+        launch(
+            device,
+            Module::Loss,
+            "binary_cross_entropy",
+            Grid::elements(x.len()),
+            &[
+                (&x.f32()?).into(),
+                self.targets.on(device)?.into(),
+                self.weighting.device_weights(device)?,
+                (&losses).into(),
+                x.len().into(),
+            ],
+        )?;
         weighted_mean(device, &losses, self.weighting.inverse_total())
     }
 
@@ -151,15 +173,21 @@ impl DeviceOp<1> for BinaryCrossEntropy {
     ) -> Result<[Gradient; 1]> {
         let device = x.device();
         let dx = output::<f32>(device, x.len())?;
-        launch(device, Module::Loss, "binary_cross_entropy_backward", Grid::elements(x.len()), &[
-            (&x.f32()?).into(),
-            self.targets.on(device)?.into(),
-            self.weighting.device_weights(device)?,
-            (&grad.f32()?).into(),
-            (&dx).into(),
-            x.len().into(),
-            self.weighting.inverse_total().into(),
-        ])?;
+        launch(
+            device,
+            Module::Loss,
+            "binary_cross_entropy_backward",
+            Grid::elements(x.len()),
+            &[
+                (&x.f32()?).into(),
+                self.targets.on(device)?.into(),
+                self.weighting.device_weights(device)?,
+                (&grad.f32()?).into(),
+                (&dx).into(),
+                x.len().into(),
+                self.weighting.inverse_total().into(),
+            ],
+        )?;
         Ok([Gradient::Values(CudaStorage::wrap_cuda_slice(dx, device.clone()))])
     }
 }
@@ -176,12 +204,12 @@ pub(crate) fn token_scores(logits: &Tensor, targets: &HostData<u32>) -> Result<(
         bail!("{} targets for {rows} rows", targets.len());
     }
     let (losses, correct) = (output::<f32>(device, rows)?, output::<f32>(device, rows)?);
-    launch(device, Module::Loss, &format!("token_scores_{}", x.suffix()?), blocks(rows), &[
-        x.param()?,
-        targets.on(device)?.into(),
-        (&losses).into(),
-        (&correct).into(),
-        x.width().into(),
-    ])?;
+    launch(
+        device,
+        Module::Loss,
+        &format!("token_scores_{}", x.suffix()?),
+        blocks(rows),
+        &[x.param()?, targets.on(device)?.into(), (&losses).into(), (&correct).into(), x.width().into()],
+    )?;
     Ok((device.clone_dtoh(&losses)?, device.clone_dtoh(&correct)?))
 }

@@ -19,14 +19,20 @@ impl DeviceOp<2> for Scan {
         }
         let sequences = vr.rows() / self.cols;
         let states = output::<bf16>(device, vr.rows() * m)?;
-        launch(device, Module::Memory, "scan", Grid::elements(sequences * m), &[
-            (&vr.bf16()?).into(),
-            (&bias.f32()?).into(),
-            (&states).into(),
-            sequences.into(),
-            self.cols.into(),
-            m.into(),
-        ])?;
+        launch(
+            device,
+            Module::Memory,
+            "scan",
+            Grid::elements(sequences * m),
+            &[
+                (&vr.bf16()?).into(),
+                (&bias.f32()?).into(),
+                (&states).into(),
+                sequences.into(),
+                self.cols.into(),
+                m.into(),
+            ],
+        )?;
         Ok((CudaStorage::wrap_cuda_slice(states, device.clone()), (vr.rows(), m).into()))
     }
 
@@ -41,17 +47,23 @@ impl DeviceOp<2> for Scan {
         let sequences = vr.rows() / self.cols;
         let dvr = output::<bf16>(device, vr.len())?;
         let partials = output::<f32>(device, sequences * m)?;
-        launch(device, Module::Memory, "scan_backward", Grid::elements(sequences * m), &[
-            (&vr.bf16()?).into(),
-            (&bias.f32()?).into(),
-            (&result.bf16()?).into(),
-            (&grad.bf16()?).into(),
-            (&dvr).into(),
-            (&partials).into(),
-            sequences.into(),
-            self.cols.into(),
-            m.into(),
-        ])?;
+        launch(
+            device,
+            Module::Memory,
+            "scan_backward",
+            Grid::elements(sequences * m),
+            &[
+                (&vr.bf16()?).into(),
+                (&bias.f32()?).into(),
+                (&result.bf16()?).into(),
+                (&grad.bf16()?).into(),
+                (&dvr).into(),
+                (&partials).into(),
+                sequences.into(),
+                self.cols.into(),
+                m.into(),
+            ],
+        )?;
         let dbias = sum_columns(device, &partials, sequences, m)?;
         let dvr = CudaStorage::wrap_cuda_slice(dvr, device.clone());
         Ok([Gradient::Values(dvr), Gradient::Values(dbias)])
@@ -64,13 +76,19 @@ impl DeviceOp<3> for GateBlend {
             bail!("a blend of {:?} and {:?} by {:?}", o.dims(), m.dims(), x.dims());
         }
         let y = output::<bf16>(o.device(), o.len())?;
-        launch(o.device(), Module::Memory, "gate_blend", Grid::elements(o.len()), &[
-            (&o.bf16()?).into(),
-            (&m.bf16()?).into(),
-            (&x.bf16()?).into(),
-            (&y).into(),
-            Param::Count(o.len()),
-        ])?;
+        launch(
+            o.device(),
+            Module::Memory,
+            "gate_blend",
+            Grid::elements(o.len()),
+            &[
+                (&o.bf16()?).into(),
+                (&m.bf16()?).into(),
+                (&x.bf16()?).into(),
+                (&y).into(),
+                Param::Count(o.len()),
+            ],
+        )?;
         Ok((CudaStorage::wrap_cuda_slice(y, o.device().clone()), o.dims().into()))
     }
 
@@ -84,16 +102,22 @@ impl DeviceOp<3> for GateBlend {
         let device = o.device();
         let fresh = || output::<bf16>(device, o.len());
         let [d_o, d_m, d_x] = [fresh()?, fresh()?, fresh()?];
-        launch(device, Module::Memory, "gate_blend_backward", Grid::elements(o.len()), &[
-            (&o.bf16()?).into(),
-            (&m.bf16()?).into(),
-            (&x.bf16()?).into(),
-            (&grad.bf16()?).into(),
-            (&d_o).into(),
-            (&d_m).into(),
-            (&d_x).into(),
-            Param::Count(o.len()),
-        ])?;
+        launch(
+            device,
+            Module::Memory,
+            "gate_blend_backward",
+            Grid::elements(o.len()),
+            &[
+                (&o.bf16()?).into(),
+                (&m.bf16()?).into(),
+                (&x.bf16()?).into(),
+                (&grad.bf16()?).into(),
+                (&d_o).into(),
+                (&d_m).into(),
+                (&d_x).into(),
+                Param::Count(o.len()),
+            ],
+        )?;
         Ok([d_o, d_m, d_x].map(|d| Gradient::Values(CudaStorage::wrap_cuda_slice(d, device.clone()))))
     }
 }
@@ -104,13 +128,13 @@ impl DeviceOp<2> for Concat {
             bail!("concatenation of rows of different shapes");
         }
         let y = output::<bf16>(a.device(), 2 * a.len())?;
-        launch(a.device(), Module::Memory, "concat", Grid::elements(a.len()), &[
-            (&a.bf16()?).into(),
-            (&b.bf16()?).into(),
-            (&y).into(),
-            Param::Count(a.len()),
-            a.width().into(),
-        ])?;
+        launch(
+            a.device(),
+            Module::Memory,
+            "concat",
+            Grid::elements(a.len()),
+            &[(&a.bf16()?).into(), (&b.bf16()?).into(), (&y).into(), Param::Count(a.len()), a.width().into()],
+        )?;
         Ok((CudaStorage::wrap_cuda_slice(y, a.device().clone()), (a.rows(), 2 * a.width()).into()))
     }
 
@@ -123,13 +147,19 @@ impl DeviceOp<2> for Concat {
     ) -> Result<[Gradient; 2]> {
         let device = a.device();
         let parts = [output::<bf16>(device, a.len())?, output::<bf16>(device, a.len())?];
-        launch(device, Module::Memory, "concat_backward", Grid::elements(a.len()), &[
-            (&grad.bf16()?).into(),
-            (&parts[0]).into(),
-            (&parts[1]).into(),
-            Param::Count(a.len()),
-            a.width().into(),
-        ])?;
+        launch(
+            device,
+            Module::Memory,
+            "concat_backward",
+            Grid::elements(a.len()),
+            &[
+                (&grad.bf16()?).into(),
+                (&parts[0]).into(),
+                (&parts[1]).into(),
+                Param::Count(a.len()),
+                a.width().into(),
+            ],
+        )?;
         Ok(parts.map(|d| Gradient::Values(CudaStorage::wrap_cuda_slice(d, device.clone()))))
     }
 }
@@ -140,7 +170,11 @@ impl Carry {
         [Param::Count(rows.len()), rows.width().into(), self.from.into()]
     }
 
-    fn carried<T: CudaDType + DeviceRepr>(&self, newer: Operand<'_>, earlier: Operand<'_>) -> Result<CudaStorage> {
+    fn carried<T: CudaDType + DeviceRepr>(
+        &self,
+        newer: Operand<'_>,
+        earlier: Operand<'_>,
+    ) -> Result<CudaStorage> {
         let device = newer.device();
         let y = output::<T>(device, newer.len())?;
         let operands = [newer.param()?, earlier.param()?, self.halted.on(device)?.into(), (&y).into()];
@@ -153,7 +187,8 @@ impl Carry {
     fn gradients<T: CudaDType + DeviceRepr>(&self, grad: Operand<'_>) -> Result<[Gradient; 2]> {
         let device = grad.device();
         let parts = [output::<T>(device, grad.len())?, output::<T>(device, grad.len())?];
-        let operands = [grad.param()?, self.halted.on(device)?.into(), (&parts[0]).into(), (&parts[1]).into()];
+        let operands =
+            [grad.param()?, self.halted.on(device)?.into(), (&parts[0]).into(), (&parts[1]).into()];
         let params: Vec<Param> = operands.into_iter().chain(self.mask_params(grad)).collect();
         let name = format!("carry_backward_{}", grad.suffix()?);
         launch(device, Module::Memory, &name, Grid::elements(grad.len()), &params)?;

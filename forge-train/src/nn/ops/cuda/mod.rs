@@ -20,7 +20,7 @@ mod attention;
 
 mod embedding;
 mod gemm;
-mod launch;
+pub(crate) mod launch;
 mod linear;
 mod loss;
 mod memory;
@@ -97,9 +97,8 @@ pub(crate) fn backward<const N: usize>(
         match gradient {
             Gradient::Unwanted => None,
             Gradient::Passed => Some(grad.clone()),
-            Gradient::Values(values) => shape.map(|shape| {
-                Tensor::from_storage(Storage::Cuda(values), shape, BackpropOp::none(), false)
-            }),
+            Gradient::Values(values) => shape
+                .map(|shape| Tensor::from_storage(Storage::Cuda(values), shape, BackpropOp::none(), false)),
         }
     }))
 }

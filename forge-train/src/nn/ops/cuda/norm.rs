@@ -44,15 +44,21 @@ impl DeviceOp<3> for GainedResidual {
             bail!("gained residual of {:?} onto {:?} with {} gains", z.dims(), base.dims(), gain.len());
         }
         let y = output::<f32>(device, z.len())?;
-        launch(device, Module::Norm, "gained_residual", row_grid(rows), &[
-            (&base.f32()?).into(),
-            (&z.f32()?).into(),
-            (&gain.f32()?).into(),
-            (&y).into(),
-            rows.into(),
-            d.into(),
-            self.eps.into(),
-        ])?;
+        launch(
+            device,
+            Module::Norm,
+            "gained_residual",
+            row_grid(rows),
+            &[
+                (&base.f32()?).into(),
+                (&z.f32()?).into(),
+                (&gain.f32()?).into(),
+                (&y).into(),
+                rows.into(),
+                d.into(),
+                self.eps.into(),
+            ],
+        )?;
         Ok((CudaStorage::wrap_cuda_slice(y, device.clone()), z.dims().into()))
     }
 
@@ -67,16 +73,22 @@ impl DeviceOp<3> for GainedResidual {
         let (grid, blocks) = sum_grid(rows, d);
         let dz = output::<f32>(device, z.len())?;
         let partials = output::<f32>(device, blocks * d)?;
-        launch(device, Module::Norm, "gained_residual_backward", grid, &[
-            (&z.f32()?).into(),
-            (&gain.f32()?).into(),
-            (&grad.f32()?).into(),
-            (&dz).into(),
-            (&partials).into(),
-            rows.into(),
-            d.into(),
-            self.eps.into(),
-        ])?;
+        launch(
+            device,
+            Module::Norm,
+            "gained_residual_backward",
+            grid,
+            &[
+                (&z.f32()?).into(),
+                (&gain.f32()?).into(),
+                (&grad.f32()?).into(),
+                (&dz).into(),
+                (&partials).into(),
+                rows.into(),
+                d.into(),
+                self.eps.into(),
+            ],
+        )?;
         let dgain = sum_columns(device, &partials, blocks, d)?;
         let dz = CudaStorage::wrap_cuda_slice(dz, device.clone());
         Ok([Gradient::Passed, Gradient::Values(dz), Gradient::Values(dgain)])
@@ -90,14 +102,20 @@ impl DeviceOp<2> for HaltLogit {
             bail!("halting head of {} values for width {d}", halt.len());
         }
         let logits = output::<f32>(device, rows)?;
-        launch(device, Module::Norm, "halt_logit", row_grid(rows), &[
-            (&y.f32()?).into(),
-            (&halt.f32()?).into(),
-            (&logits).into(),
-            rows.into(),
-            d.into(),
-            self.eps.into(),
-        ])?;
+        launch(
+            device,
+            Module::Norm,
+            "halt_logit",
+            row_grid(rows),
+            &[
+                (&y.f32()?).into(),
+                (&halt.f32()?).into(),
+                (&logits).into(),
+                rows.into(),
+                d.into(),
+                self.eps.into(),
+            ],
+        )?;
         Ok((CudaStorage::wrap_cuda_slice(logits, device.clone()), rows.into()))
     }
 
@@ -112,16 +130,22 @@ impl DeviceOp<2> for HaltLogit {
         let (grid, blocks) = sum_grid(rows, d + 1);
         let dy = output::<f32>(device, y.len())?;
         let partials = output::<f32>(device, blocks * (d + 1))?;
-        launch(device, Module::Norm, "halt_logit_backward", grid, &[
-            (&y.f32()?).into(),
-            (&halt.f32()?).into(),
-            (&grad.f32()?).into(),
-            (&dy).into(),
-            (&partials).into(),
-            rows.into(),
-            d.into(),
-            self.eps.into(),
-        ])?;
+        launch(
+            device,
+            Module::Norm,
+            "halt_logit_backward",
+            grid,
+            &[
+                (&y.f32()?).into(),
+                (&halt.f32()?).into(),
+                (&grad.f32()?).into(),
+                (&dy).into(),
+                (&partials).into(),
+                rows.into(),
+                d.into(),
+                self.eps.into(),
+            ],
+        )?;
         let dhalt = sum_columns(device, &partials, blocks, d + 1)?;
         let dy = CudaStorage::wrap_cuda_slice(dy, device.clone());
         Ok([Gradient::Values(dy), Gradient::Values(dhalt)])

@@ -45,16 +45,22 @@ impl DeviceWeight {
         let effective = output::<bf16>(device, master.len())?;
         let scales = output::<f32>(device, rows)?;
         let blocks = Blocks::new((rows.div_ceil(THREADS as usize / 32), 1, 1), THREADS);
-        launch(device, Module::Weights, "quantise_rows", blocks, &[
-            (&master.f32()?).into(),
-            (&values).into(),
-            (&scales).into(),
-            (&effective).into(),
-            rows.into(),
-            cols.into(),
-            ternary.into(),
-            blend.lambda.into(),
-        ])?;
+        launch(
+            device,
+            Module::Weights,
+            "quantise_rows",
+            blocks,
+            &[
+                (&master.f32()?).into(),
+                (&values).into(),
+                (&scales).into(),
+                (&effective).into(),
+                rows.into(),
+                cols.into(),
+                ternary.into(),
+                blend.lambda.into(),
+            ],
+        )?;
         Ok(Self { effective, codes: Some(Codes { values, scales, blend }) })
     }
 

@@ -80,7 +80,8 @@ fn loss(net: &Network, device: &Device, halting: bool) -> Tensor {
 fn gradients(net: &Network, device: &Device, halting: bool) -> (f32, BTreeMap<Key, Vec<f32>>) {
     let loss = loss(net, device, halting);
     let store = loss.backward().unwrap();
-    let gradients = net.vars().iter().filter_map(|(key, var)| Some((*key, values(store.get(var.as_tensor())?))));
+    let gradients =
+        net.vars().iter().filter_map(|(key, var)| Some((*key, values(store.get(var.as_tensor())?))));
     (loss.to_scalar().unwrap(), gradients.collect())
 }
 

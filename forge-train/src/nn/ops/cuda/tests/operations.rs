@@ -106,9 +106,16 @@ fn compare_linear(gpu: &Gpu, report: &mut Report, case: &Linear) {
         NormLinear { quant: None, device, ..op.clone() }
     };
     match case.extra {
-        None => compare::<2>(gpu, report, case.name, &[x, w], &op, |[x, w]| apply2(on_device(w), x, w), case.tolerance, [
-            true; 2
-        ]),
+        None => compare::<2>(
+            gpu,
+            report,
+            case.name,
+            &[x, w],
+            &op,
+            |[x, w]| apply2(on_device(w), x, w),
+            case.tolerance,
+            [true; 2],
+        ),
         Some(extra) => {
             let dims = if extra == Extra::Gain { [1, ins] } else { [rows, outs] };
             let extra = operand(&dims, Type::F32, 3);
@@ -151,12 +158,33 @@ fn quantised_linear_maps() {
     // Integer sums are exact, so a map into the f32 residual differs only where an activation rounds the other way.
     let exact = [2e-3, BF16];
     for (name, prologue, extra, kind, grid, tolerance) in [
-        ("ternary, gain", Prologue::Identity, Some(Extra::Gain), Type::F32, (Grid::Ternary, whole), [BF16; 2]),
+        (
+            "ternary, gain",
+            Prologue::Identity,
+            Some(Extra::Gain),
+            Type::F32,
+            (Grid::Ternary, whole),
+            [BF16; 2],
+        ),
         ("int8, gain", Prologue::Identity, Some(Extra::Gain), Type::F32, (Grid::Int8, whole), [BF16; 2]),
-        ("ternary, residual", Prologue::Identity, Some(Extra::Residual), Type::Bf16, (Grid::Ternary, whole), exact),
+        (
+            "ternary, residual",
+            Prologue::Identity,
+            Some(Extra::Residual),
+            Type::Bf16,
+            (Grid::Ternary, whole),
+            exact,
+        ),
         ("ternary, swiglu", swiglu, Some(Extra::Residual), Type::Bf16, (Grid::Ternary, whole), exact),
         ("ternary, blended", Prologue::Identity, None, Type::Bf16, (Grid::Ternary, part), [BF16; 2]),
-        ("ternary, flat", Prologue::Relu, Some(Extra::Residual), Type::Bf16, (Grid::Ternary, flat), [BF16; 2]),
+        (
+            "ternary, flat",
+            Prologue::Relu,
+            Some(Extra::Residual),
+            Type::Bf16,
+            (Grid::Ternary, flat),
+            [BF16; 2],
+        ),
     ] {
         for sizes in [[300, 384, 64], [77, 37, 29]] {
             let case = Linear { name, prologue, extra, kind, grid: Some(grid), sizes, tolerance };
@@ -194,7 +222,16 @@ fn memory_and_carrying() {
     let rows = |width: usize, seed| operand(&[n, width], Type::Bf16, seed);
     let bias = operand(&[1, d], Type::F32, 2);
     let scan = |[a, b]: [&Tensor; 2]| apply2(Scan { cols: 50 }, a, b);
-    compare::<2>(&gpu, &mut report, "scan", &[rows(2 * d, 1), bias], &Scan { cols: 50 }, scan, [BF16; 2], [true; 2]);
+    compare::<2>(
+        &gpu,
+        &mut report,
+        "scan",
+        &[rows(2 * d, 1), bias],
+        &Scan { cols: 50 },
+        scan,
+        [BF16; 2],
+        [true; 2],
+    );
     let three = [rows(d, 1), rows(d, 2), rows(d, 3)];
     let blend = |[a, b, c]: [&Tensor; 3]| apply3(GateBlend, a, b, c);
     compare::<3>(&gpu, &mut report, "gate blend", &three, &GateBlend, blend, [BF16; 2], [true; 3]);
@@ -267,7 +304,16 @@ fn losses() {
         let divergence = || Divergence { temperature: 2.0, weighting: weighting.clone() };
         let logits = [operand(&[n, vocab], kind, 1), operand(&[n, vocab], kind, 2)];
         let apply = |[x, t]: [&Tensor; 2]| apply2(divergence(), x, t);
-        compare::<2>(&gpu, &mut report, "divergence", &logits, &divergence(), apply, tolerance, [true, false]);
+        compare::<2>(
+            &gpu,
+            &mut report,
+            "divergence",
+            &logits,
+            &divergence(),
+            apply,
+            tolerance,
+            [true, false],
+        );
     }
     let weighting = Weighting::new((0..300).map(|r| (r % 3) as f32).collect());
     let targets: Vec<f32> = (0..300).map(|r| (r % 5) as f32 / 4.0).collect();
@@ -310,14 +356,10 @@ fn token_scores() {
 fn a_perturbed_operand_is_seen() {
     let Some(gpu) = gpu() else { return };
     probe::set_poison(false);
-    let case = [operand(&[64, 96], Type::F32, 1), operand(&[32, 96], Type::F32, 2), operand(&[1, 96], Type::F32, 3)];
-    let op = NormLinear {
-        prologue: Prologue::Identity,
-        eps: 1e-5,
-        quant: None,
-        device: None,
-        extra: Extra::Gain,
-    };
+    let case =
+        [operand(&[64, 96], Type::F32, 1), operand(&[32, 96], Type::F32, 2), operand(&[1, 96], Type::F32, 3)];
+    let op =
+        NormLinear { prologue: Prologue::Identity, eps: 1e-5, quant: None, device: None, extra: Extra::Gain };
     let mut report = Report::default();
     let apply = |[x, w, g]: [&Tensor; 3]| {
         let device = Some(Arc::new(DeviceWeight::new(w, None).unwrap()));

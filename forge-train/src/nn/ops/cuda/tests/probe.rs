@@ -82,5 +82,6 @@ pub(crate) fn poison<T>(out: &CudaSlice<T>) -> Result<()> {
     let stream = out.stream();
     let (address, _guard) = out.device_ptr(stream);
     // SAFETY: the range is the whole of a live allocation, and every bit pattern is valid for its type.
-    unsafe { result::memset_d8_async(address, 0xFF, out.num_bytes(), stream.cu_stream()) }.map_err(Error::wrap)
+    unsafe { result::memset_d8_async(address, 0xFF, out.num_bytes(), stream.cu_stream()) }
+        .map_err(Error::wrap)
 }
