@@ -150,7 +150,7 @@ fn many_rows_take_the_same_path_as_few() {
 fn recursion_and_halting() {
     check::<3>(GainedResidual { eps: 1e-3 }, [&[4, 6], &[4, 6], &[1, 6]]);
     check::<2>(HaltLogit { eps: 1e-3 }, [&[4, 6], &[1, 7]]);
-    let halted = Arc::new(vec![true, false, true, false]);
+    let halted = Arc::new(vec![true, false, true, false].into());
     check::<2>(Carry { halted, from: 2 }, [&[4, 6], &[4, 6]]);
 }
 
@@ -168,7 +168,7 @@ fn attention_across_blocks() {
     for window in [5, 64, 70] {
         let rope = Arc::new(Rope::new(70, 2, 13.2877));
         let op = Attention { heads: 2, kv_heads: 1, head_dim: 2, window, cols: 70, rope };
-        let worst = worst_error::<1>(&op, [&[70, 8]], 1);
+        let worst = worst_error::<1>(&op, [&[70, 8]], [true], 1);
         assert!(worst < 1e-3, "window {window}: {worst:.2e}");
     }
 }

@@ -68,7 +68,7 @@ impl DeviceOp<1> for Attention {
         let log_sums = output::<f32>(device, rows * self.heads)?;
         let deltas = output::<f32>(device, rows * self.heads)?;
         let inputs = [Param::from(&qkv), cos.into(), sin.into()];
-        let between = [(&log_sums).into(), (&deltas).into()];
+        let between: [Param; 2] = [(&log_sums).into(), (&deltas).into()];
         let (shape, result) = (self.shape_params(), result.bf16()?);
         let queries =
             [&inputs[..], &[(&result).into(), (&grad).into(), (&dqkv).into()], &between, &shape].concat();

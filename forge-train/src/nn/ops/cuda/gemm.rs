@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 use candle_core::cuda::cudarc::cublas::{result, sys};
-use candle_core::cuda::cudarc::driver::{CudaSlice, CudaView, DevicePtr};
+use candle_core::cuda::cudarc::driver::{CudaSlice, CudaView, DevicePtr, DevicePtrMut};
 use candle_core::{CudaDevice, Error, Result, bail};
 use half::bf16;
 
@@ -73,7 +73,7 @@ pub(super) fn multiply<T: Element>(
         false => sys::cublasOperation_t::CUBLAS_OP_N,
     };
     let stream = device.cuda_stream();
-    let (to, _write) = out.device_ptr(&stream);
+    let (to, _write) = out.device_ptr_mut(&stream);
     let (from_a, _read_a) = a.data.device_ptr(&stream);
     let (from_b, _read_b) = b.data.device_ptr(&stream);
     let beta = 0f32;

@@ -112,7 +112,7 @@ impl NormLinear {
         }
         let mut sums = output::<f32>(device, count)?;
         multiply(device, &mut sums, a, w, 1.0)?;
-        let scaling = [steps.as_ref().into(), codes.map(|codes| &codes.scales).into()];
+        let scaling: [Param; 2] = [steps.as_ref().into(), codes.map(|codes| &codes.scales).into()];
         let residual = call.residual.map(|r| r.f32()).transpose()?;
         let finish = |name: &str, y: Param| {
             let vector = if call.outs % 4 == 0 { 4 } else { 1 };
