@@ -11,12 +11,12 @@ use crate::engine::trainer::{Objective, Shard};
 use crate::error::{Error, Result};
 use crate::nn::{Forward, ForwardOptions, Network, loss};
 
-/// A batch's ids as the tensor that a network on `device` takes, `(rows, cols)`.
+/// A batch's ids as the tensor the network takes, `(rows, cols)`; on the host, wherever the network is.
 ///
 /// # Errors
 /// If the tensor cannot be made.
-pub fn batch_ids(batch: &Batch, device: &Device) -> Result<Tensor> {
-    Ok(Tensor::from_slice(&batch.ids, (batch.rows, batch.cols), device)?)
+pub fn batch_ids(batch: &Batch) -> Result<Tensor> {
+    Ok(Tensor::from_slice(&batch.ids, (batch.rows, batch.cols), &Device::Cpu)?)
 }
 
 /// Next-token cross-entropy at every recursion (deep supervision) plus the halting head's target.
@@ -91,7 +91,7 @@ impl Objective for LanguageModel {
 
 impl Supervision {
     fn loss(&self, network: &Network, batch: &Batch, halting: bool) -> Result<Tensor> {
-        let forward = network.forward(&batch_ids(batch, network.device())?, ForwardOptions { halting })?;
+        let forward = network.forward(&batch_ids(batch)?, ForwardOptions { halting })?;
         self.of(network, &forward, batch, !halting)
     }
 
@@ -163,7 +163,7 @@ impl Objective for Distillation {
                 weight: batch.weights.iter().sum(),
                 tokens: batch.ids.len(),
                 work: Box::new(move |network| {
-                    let ids = batch_ids(&batch, network.device())?;
+                    let ids = batch_ids(&batch)?;
                     let told = teacher.forward(&ids, ForwardOptions { halting: teacher.config().halting })?;
                     let told = teacher.logits(told.answer())?;
                     let forward = network.forward(&ids, ForwardOptions { halting })?;

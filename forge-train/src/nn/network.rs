@@ -86,7 +86,7 @@ impl Network {
         Ok(Self { config, vars, device, precision, straight_through: true, tracked: true })
     }
 
-    /// Where the parameters are; inputs of [`Network::forward`] must be there too.
+    /// Where the parameters are and the computation happens.
     pub fn device(&self) -> &Device {
         &self.device
     }

@@ -304,7 +304,7 @@ fn completion_logits(
         let begin = ids.len() - trajectory.completion;
         positions.extend((begin..ids.len()).map(|i| (r * batch.cols + i - 1) as u32));
     }
-    let forward = network.forward(&batch_ids(&batch, network.device())?, options)?;
+    let forward = network.forward(&batch_ids(&batch)?, options)?;
     let positions = Tensor::from_slice(&positions, positions.len(), network.device())?;
     network.logits(&forward.answer().index_select(&positions, 0)?)
 }

@@ -37,7 +37,7 @@ pub fn input_moments(
                 *count += 1.0;
             }
         };
-        network.forward_observed(&batch_ids(&batch, network.device())?, &mut record)?;
+        network.forward_observed(&batch_ids(&batch)?, &mut record)?;
     }
     Ok(moments
         .into_iter()

@@ -277,8 +277,7 @@ fn policy_loss(
     policy: f32,
 ) -> Result<Tensor> {
     let batch = crate::data::batch::collate(&rows.iter().map(|r| &r.sequence).collect::<Vec<_>>(), pad);
-    let forward =
-        network.forward(&batch_ids(&batch, network.device())?, ForwardOptions { halting: false })?;
+    let forward = network.forward(&batch_ids(&batch)?, ForwardOptions { halting: false })?;
     let logits = network.logits(forward.answer())?;
     let losses: Vec<f32> = loss::token_scores(&logits, &batch.targets)?.iter().map(|s| s.loss).collect();
     let rewards: Vec<f32> =

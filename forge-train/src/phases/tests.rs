@@ -128,7 +128,7 @@ fn every_ternary_layer_learns_only_through_the_straight_through_estimator() {
         run.data.dataset.train.iter().take(8).map(|e| encode::encode(&run.data.tokenizer, e, 1.0)).collect();
     let batch = crate::data::batch::collate(&sequences.iter().collect::<Vec<_>>(), 0);
     let norms = |network: &Network| {
-        let ids = crate::engine::objective::batch_ids(&batch, network.device()).unwrap();
+        let ids = crate::engine::objective::batch_ids(&batch).unwrap();
         let forward = network.forward(&ids, ForwardOptions { halting: false }).unwrap();
         let logits = network.logits(forward.answer()).unwrap();
         let ce = loss::weighted_cross_entropy(&logits, &batch.targets, &batch.weights).unwrap();

@@ -10,13 +10,13 @@ use candle_core::cuda::cudarc::nvrtc;
 use candle_core::{CudaDevice, Error, Result};
 
 /// Threads of a block of row kernels: eight warps.
-pub(super) const THREADS: u32 = 256;
+pub(crate) const THREADS: u32 = 256;
 /// Shared memory a block may use without asking, in bytes.
 const SHARED: u32 = 48 << 10;
 
 /// One source file of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Module {
+pub(crate) enum Module {
     /// For rows of a type that go through a prologue, so many neighbours at a time.
     Activations {
         bf16: bool,
@@ -32,6 +32,8 @@ pub(super) enum Module {
     Memory,
     Embedding,
     Loss,
+    /// The loops of the optimisers.
+    Optimizer,
 }
 
 impl Module {
@@ -46,6 +48,7 @@ impl Module {
             Module::Memory => include_str!("kernels/memory.cu"),
             Module::Embedding => include_str!("kernels/embedding.cu"),
             Module::Loss => include_str!("kernels/loss.cu"),
+            Module::Optimizer => include_str!("../../../optim/cuda/optimizer.cu"),
         }
     }
 
@@ -65,7 +68,7 @@ impl Module {
 
 /// A kernel argument. Addresses are those of live allocations of the launching device.
 #[derive(Clone, Copy)]
-pub(super) enum Param {
+pub(crate) enum Param {
     Address(u64),
     Int(i32),
     Word(u32),
@@ -76,7 +79,7 @@ pub(super) enum Param {
 
 impl Param {
     /// A pointer that the kernel takes for "not given".
-    pub(super) const NONE: Self = Param::Address(0);
+    pub(crate) const NONE: Self = Param::Address(0);
 }
 
 impl<T> From<&CudaSlice<T>> for Param {
@@ -124,7 +127,7 @@ impl From<f64> for Param {
 
 /// Blocks and threads of a launch.
 #[derive(Clone, Copy)]
-pub(super) struct Grid {
+pub(crate) struct Grid {
     blocks: (u32, u32, u32),
     threads: u32,
     shared: u32,
@@ -132,13 +135,13 @@ pub(super) struct Grid {
 
 impl Grid {
     /// So many blocks of so many threads.
-    pub(super) fn new(blocks: (usize, usize, usize), threads: u32) -> Self {
+    pub(crate) fn new(blocks: (usize, usize, usize), threads: u32) -> Self {
         let fit = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Self { blocks: (fit(blocks.0), fit(blocks.1), fit(blocks.2)), threads, shared: 0 }
     }
 
     /// One thread an element.
-    pub(super) fn elements(count: usize) -> Self {
+    pub(crate) fn elements(count: usize) -> Self {
         Self::new((count.div_ceil(THREADS as usize), 1, 1), THREADS)
     }
 
@@ -157,7 +160,7 @@ pub(super) fn warps_of_rows(floats: usize) -> usize {
 ///
 /// # Errors
 /// If the kernels cannot be compiled or the launch is refused.
-pub(super) fn launch(
+pub(crate) fn launch(
     device: &CudaDevice,
     module: Module,
     name: &str,
@@ -227,7 +230,7 @@ fn compiled(device: &CudaDevice, module: Module) -> Result<Arc<str>> {
 ///
 /// # Errors
 /// If the device has not that much left.
-pub(super) fn output<T: DeviceRepr>(device: &CudaDevice, len: usize) -> Result<CudaSlice<T>> {
+pub(crate) fn output<T: DeviceRepr>(device: &CudaDevice, len: usize) -> Result<CudaSlice<T>> {
     // SAFETY: `T` is f32, f64, bf16 or an integer, for which every bit pattern is valid, and the kernel that the
     // memory is for writes all of it before anything reads it.
     let out = unsafe { device.alloc::<T>(len)? };

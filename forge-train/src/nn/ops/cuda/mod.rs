@@ -20,7 +20,7 @@ mod attention;
 
 mod embedding;
 mod gemm;
-mod launch;
+pub(crate) mod launch;
 mod linear;
 mod loss;
 mod memory;
