@@ -139,7 +139,7 @@ mod gpu {
     fn guarded<T>(f: impl Fn() -> candle_core::Result<T> + panic::UnwindSafe) -> Result<T> {
         let hook = panic::take_hook();
         panic::set_hook(Box::new(|_| {}));
-        let result = panic::catch_unwind(&f);
+        let result = panic::catch_unwind(f);
         panic::set_hook(hook);
         let reason = match result {
             Ok(Ok(value)) => return Ok(value),
