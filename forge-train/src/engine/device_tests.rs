@@ -76,7 +76,8 @@ fn trained(device: &Device, train: &TrainConfig, precision: Precision, stops: &[
 
 /// Settings that use every part of an update.
 fn settings() -> [TrainConfig; 2] {
-    let adamw = TrainConfig { grokfast_lambda: 0.5, micro_tokens: 8 * 24, ..TrainConfig::adamw(8, 384, 3e-3) };
+    let adamw =
+        TrainConfig { grokfast_lambda: 0.5, micro_tokens: 8 * 24, ..TrainConfig::adamw(8, 384, 3e-3) };
     [TrainConfig { muon_lr: 3e-3, ..adamw.clone() }, adamw]
 }
 

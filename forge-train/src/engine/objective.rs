@@ -7,6 +7,7 @@ use candle_core::{Device, Tensor};
 use crate::config::{CognateConfig, DataConfig};
 use crate::data::batch::{Batch, Batcher};
 use crate::data::source::BatchSource;
+use crate::engine::prefetch::Prefetch;
 use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard};
 use crate::error::{Error, Result};
@@ -22,7 +23,7 @@ pub fn batch_ids(batch: &Batch) -> Result<Tensor> {
 
 /// Next-token cross-entropy at every recursion (deep supervision) plus the halting head's target.
 pub struct LanguageModel {
-    source: Arc<dyn BatchSource>,
+    source: Prefetch,
     supervision: Supervision,
     halts: bool,
 }
@@ -43,7 +44,7 @@ impl LanguageModel {
             halt_weight: cognate.halt_weight,
             halt_margin: cognate.halt_margin,
         };
-        Self { source, supervision, halts: true }
+        Self { source: Prefetch::new(source), supervision, halts: true }
     }
 
     /// Runs every recursion of every token: for the first stage, in which later recursions have yet to become
@@ -61,7 +62,7 @@ impl LanguageModel {
 
     /// Replaces the batches, keeping everything else.
     pub fn set_source(&mut self, source: Arc<dyn BatchSource>) {
-        self.source = source;
+        self.source = Prefetch::new(source);
     }
 
     /// The loss of step `step` in one piece.

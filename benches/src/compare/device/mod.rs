@@ -77,7 +77,13 @@ struct Report {
 }
 
 impl Entry {
-    fn new(program: &'static str, ternary: bool, batch: u32, seconds: &[f64], peak: Option<u64>) -> Result<Self> {
+    fn new(
+        program: &'static str,
+        ternary: bool,
+        batch: u32,
+        seconds: &[f64],
+        peak: Option<u64>,
+    ) -> Result<Self> {
         let ms: Vec<f64> = seconds.iter().map(|s| s * 1e3).collect();
         let Some(step_ms) = Summary::of(&ms) else { bail!("no step was timed") };
         let tokens = f64::from(batch * SHAPE.length);

@@ -30,7 +30,9 @@ pub(super) fn measure(options: &Options) -> Result<Vec<Entry>> {
         ("steps", json!(options.steps)),
         ("warmup", json!(options.warmup)),
     ] {
-        sizes.as_object_mut().map(|sizes: &mut serde_json::Map<String, Value>| sizes.insert(name.into(), value));
+        sizes
+            .as_object_mut()
+            .map(|sizes: &mut serde_json::Map<String, Value>| sizes.insert(name.into(), value));
     }
     let output = Command::new(&options.python)
         .args(["-c", SCRIPT, &sizes.to_string()])

@@ -77,8 +77,7 @@ pub(super) fn measure(device: &Device, ternary: bool, batch: u32, options: &Opti
     let steps = u64::from(options.warmup + options.steps) + 1;
     let train = TrainConfig::adamw(steps, (batch * SHAPE.length) as usize, 1e-3);
     let precision = if ternary { Precision::TERNARY } else { Precision::FLOAT };
-    let stage =
-        Stage { name: "throughput", train: &train, precision, lambda_share: 0.0, frozen: &|_| false };
+    let stage = Stage { name: "throughput", train: &train, precision, lambda_share: 0.0, frozen: &|_| false };
     let folder = tempfile::tempdir()?;
     let environment = Environment {
         checkpoints: &CheckpointDir::open(folder.path())?,

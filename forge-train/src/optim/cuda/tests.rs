@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor, Var};
 use forge_formats::role::{Role, RoleKind};
 
 use crate::nn::ops::cuda::tests::gpu;
-use crate::optim::tests::{gradients, model, variables, values};
+use crate::optim::tests::{gradients, model, values, variables};
 use crate::optim::{AdamW, AdamWConfig, Array, Gradients, Grokfast, Muon, MuonConfig, Optimizer, State};
 use crate::weights::Key;
 
