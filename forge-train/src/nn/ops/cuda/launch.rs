@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::cuda::cudarc::driver::{
-    CudaSlice, CudaView, DevicePtr, DeviceRepr, DeviceSlice, LaunchConfig, PushKernelArg, result, sys,
+    CudaSlice, CudaView, DevicePtr, DeviceRepr, DeviceSlice, LaunchConfig, PushKernelArg, sys,
 };
 use candle_core::cuda::cudarc::nvrtc;
 use candle_core::{CudaDevice, Error, Result};
@@ -17,7 +17,12 @@ const SHARED: u32 = 48 << 10;
 /// One source file of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Module {
-    Activations,
+    /// For rows of a type that go through a prologue, so many neighbours at a time.
+    Activations {
+        bf16: bool,
+        prologue: u8,
+        vector: usize,
+    },
     Outcomes,
     Dropout,
     Weights,
@@ -34,7 +39,7 @@ pub(crate) enum Module {
 impl Module {
     fn source(self) -> &'static str {
         match self {
-            Module::Activations => include_str!("kernels/activations.cu"),
+            Module::Activations { .. } => include_str!("kernels/activations.cu"),
             Module::Outcomes => include_str!("kernels/outcomes.cu"),
             Module::Dropout => include_str!("kernels/dropout.cu"),
             Module::Weights => include_str!("kernels/weights.cu"),
@@ -44,6 +49,19 @@ impl Module {
             Module::Embedding => include_str!("kernels/embedding.cu"),
             Module::Loss => include_str!("kernels/loss.cu"),
             Module::Optimizer => include_str!("../../../optim/cuda/optimizer.cu"),
+        }
+    }
+
+    /// What the source is compiled for.
+    fn defines(self) -> Vec<String> {
+        match self {
+            Module::Activations { bf16, prologue, vector } => vec![
+                format!("-DBF16={}", u8::from(bf16)),
+                format!("-DPROLOGUE={prologue}"),
+                format!("-DVECTOR={vector}"),
+            ],
+            Module::Attention(head) => vec![format!("-DHEAD={head}")],
+            _ => Vec::new(),
         }
     }
 }
@@ -197,34 +215,15 @@ fn compiled(device: &CudaDevice, module: Module) -> Result<Arc<str>> {
     if let Some(code) = cache.get(&(module, architecture)) {
         return Ok(code.clone());
     }
-    keep_memory(device)?;
     let source = [include_str!("kernels/common.cu"), module.source()].concat();
-    let mut options = vec![format!("--gpu-architecture=compute_{}{}", architecture.0, architecture.1)];
-    if let Module::Attention(head) = module {
-        options.push(format!("-DHEAD={head}"));
-    }
+    let target = format!("--gpu-architecture=compute_{}{}", architecture.0, architecture.1);
+    let options = [vec![target, "--std=c++17".to_owned()], module.defines()].concat();
     let options = nvrtc::CompileOptions { options, ..Default::default() };
     let code = nvrtc::compile_ptx_with_opts(source, options)
         .map_err(|e| Error::msg(format!("the kernels of {module:?} do not compile for this device: {e}")))?;
     let code: Arc<str> = code.to_src().into();
     cache.insert((module, architecture), code.clone());
     Ok(code)
-}
-
-/// Lets the device's memory pool keep what tensors free: by default it returns everything to the driver whenever the
-/// stream is waited for, and the next step allocates it anew.
-fn keep_memory(device: &CudaDevice) -> Result<()> {
-    let context = device.cuda_stream().context().clone();
-    if !context.has_async_alloc() {
-        return Ok(());
-    }
-    let mut threshold = u64::MAX;
-    // SAFETY: the device is that of a live context; the attribute's value is a 64-bit number, read during the call.
-    unsafe {
-        let pool = result::device::get_mem_pool(context.cu_device()).map_err(Error::wrap)?;
-        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut threshold).cast()).result().map_err(Error::wrap)
-    }
 }
 
 /// Memory for `len` elements that a kernel is about to write, every one of them.

@@ -56,27 +56,26 @@ impl NormLinear {
         Ok(Call { x, gain, residual, weight, rows, ins, outs })
     }
 
-    /// What the kernels of `activations.cu` take last: extents, prologue, norm and rounding.
-    fn activation_params(&self, call: &Call<'_>) -> [Param; 6] {
+    /// The kernels for the call's rows.
+    fn activation_kernels(&self, call: &Call<'_>) -> Result<Module> {
         let prologue = match self.prologue {
             Prologue::Identity => 0,
             Prologue::Relu => 1,
             Prologue::Gated(Activation::SwiGlu) => 2,
             Prologue::Gated(Activation::Relu2) => 3,
         };
+        let vector = if call.ins.is_multiple_of(4) { 4 } else { 1 };
+        Ok(Module::Activations { bf16: call.x.is_bf16()?, prologue, vector })
+    }
+
+    /// What these kernels take last: extents, norm and rounding.
+    fn activation_params(&self, call: &Call<'_>) -> [Param; 5] {
         let (rounding, lambda) = match &call.weight.codes {
             None => (0, 0.0),
             Some(codes) if codes.exact() => (1, 1.0),
             Some(codes) => (2, codes.blend.lambda),
         };
-        [
-            call.rows.into(),
-            call.ins.into(),
-            Param::Int(prologue),
-            self.eps.into(),
-            Param::Int(rounding),
-            lambda.into(),
-        ]
+        [call.rows.into(), call.ins.into(), self.eps.into(), Param::Int(rounding), lambda.into()]
     }
 
     /// Activations `[rows, ins]`, and the value of one step of each row where they are integers.
@@ -90,8 +89,7 @@ impl NormLinear {
         let gain = call.gain.map(|g| g.f32()).transpose()?;
         let operands = [call.x.param()?, gain.as_ref().into(), (&a).into(), steps.as_ref().into()];
         let params: Vec<Param> = operands.into_iter().chain(self.activation_params(call)).collect();
-        let name = format!("activations_{}", call.x.suffix()?);
-        launch(call.device(), Module::Activations, &name, grid, &params)?;
+        launch(call.device(), self.activation_kernels(call)?, "activations", grid, &params)?;
         Ok((a, steps))
     }
 
@@ -189,8 +187,7 @@ impl NormLinear {
                 [call.x.param()?, gain.as_ref().into(), da.into(), dx, (&a).into(), partials.as_ref().into()];
             let params: Vec<Param> = operands.into_iter().chain(self.activation_params(call)).collect();
             let grid = Grid::new((blocks, 1, 1), 32 * warps as u32).shared(warps * buffers * call.ins * 4);
-            let name = format!("activations_backward_{}", call.x.suffix()?);
-            launch(device, Module::Activations, &name, grid, &params)
+            launch(device, self.activation_kernels(call)?, "activations_backward", grid, &params)
         };
         let dx = if call.x.is_bf16()? {
             let dx = output::<bf16>(device, call.x.len())?;

@@ -8,6 +8,9 @@ use super::super::norm::GainedResidual;
 use super::launch::{Grid, Module, THREADS, launch, output, warps_of_rows};
 use super::{DeviceOp, Gradient, Operand};
 
+/// Threads of a block that sums columns: 32 rows of 32.
+const SUMMING: u32 = 1024;
+
 /// Blocks that share a sum over rows: four for each of an H100's 132 multiprocessors.
 pub(super) const PARTIALS: usize = 528;
 
@@ -19,9 +22,9 @@ pub(super) fn sum_columns(
     width: usize,
 ) -> Result<CudaStorage> {
     let sums = output::<f32>(device, width)?;
-    let grid = Grid::new((width.div_ceil(32), 1, 1), THREADS);
+    let grid = Grid::new((width.div_ceil(32), 1, 1), SUMMING);
     let params = [parts.into(), (&sums).into(), count.into(), width.into()];
-    launch(device, Module::Activations, "sum_columns", grid, &params)?;
+    launch(device, Module::Norm, "sum_columns", grid, &params)?;
     Ok(CudaStorage::wrap_cuda_slice(sums, device.clone()))
 }
 

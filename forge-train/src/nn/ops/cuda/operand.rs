@@ -21,6 +21,10 @@ impl<'a> Operand<'a> {
         if layout.contiguous_offsets().is_none() {
             bail!("only contiguous tensors are supported");
         }
+        // Kernels load four neighbours at once.
+        if !layout.start_offset().is_multiple_of(4) {
+            bail!("a view that begins at element {}, which four does not divide", layout.start_offset());
+        }
         Ok(Self { storage, layout })
     }
 

@@ -72,7 +72,7 @@ __device__ __forceinline__ float block_max(float x) {
     return warp_max(threadIdx.x % 32 < blockDim.x / 32 ? parts[threadIdx.x % 32] : -FLOAT_MAX);
 }
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
+__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 // docs/numerics.md, section 1: nearest integer, ties to even.
 __device__ __forceinline__ float round_even(float x) { return rintf(x); }
 __device__ __forceinline__ float blended(float x, float q, float lambda) {

@@ -22,38 +22,37 @@ extern "C" __global__ void embed(const float* master, const bf16* values, const 
     for (int i = lane; i < d; i += 32) y[i] = entry(master, values, scales, id, d, i) * inverse;
 }
 
-// One block a row of the table. Its places in the batch are `order[start[id]..start[id + 1]]`; each warp adds up every
-// eighth of them, and the warps' sums are added in their order.
-extern "C" __global__ void embed_backward(const float* master, const bf16* values, const float* scales,
-                                          const u32* start, const u32* order, const float* grad, float* de, int d,
-                                          float eps, float factor) {
-    extern __shared__ float sums[];
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-    size_t id = blockIdx.x;
-    u32 from = start[id], to = start[id + 1];
-    de += id * d;
-    if (from == to) {
-        for (int i = threadIdx.x; i < d; i += blockDim.x) de[i] = 0.0f;
-        return;
-    }
-    for (int i = lane; i < d; i += 32) {
+// Sums of `grad` over the places of one row of the table, a chunk of them a block: `order[from[c]..from[c + 1]]`.
+// Frequent tokens have many chunks, so that no block is longer than the others.
+extern "C" __global__ void sum_places(const u32* from, const u32* order, const float* grad, float* sums, int d) {
+    u32 begin = from[blockIdx.x], end = from[blockIdx.x + 1];
+    for (int i = threadIdx.x; i < d; i += blockDim.x) {
         float sum = 0.0f;
 #pragma unroll 8
-        for (u32 p = from + warp; p < to; p += warps) sum += grad[(size_t)order[p] * d + i];
-        sums[warp * d + i] = sum;
+        for (u32 p = begin; p < end; p++) sum += grad[(size_t)order[p] * d + i];
+        sums[(size_t)blockIdx.x * d + i] = sum;
     }
-    __syncthreads();
+}
+
+// Gradient of the table, one warp a row, from the sums of its chunks `first[row]..first[row + 1]` in their order.
+extern "C" __global__ void embed_backward(const float* master, const bf16* values, const float* scales,
+                                          const u32* first, const float* sums, float* de, int rows, int d, float eps,
+                                          float factor) {
+    int lane = threadIdx.x % 32, row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (row >= rows) return;
+    u32 begin = first[row], end = first[row + 1];
+    de += (size_t)row * d;
     float squares = 0.0f, dot = 0.0f;
-    for (int i = threadIdx.x; i < d; i += blockDim.x) {
-        float g = 0.0f, e = entry(master, values, scales, id, d, i);
-        for (int w = 0; w < warps; w++) g += sums[w * d + i];
+    for (int i = lane; i < d; i += 32) {
+        float g = 0.0f, e = entry(master, values, scales, row, d, i);
+        for (u32 c = begin; c < end; c++) g += sums[(size_t)c * d + i];
         g *= factor;
-        sums[i] = g;
+        de[i] = g;
         squares += e * e;
         dot += g * e;
     }
-    float inverse = 1.0f / sqrtf(block_sum(squares) / d + eps);
-    float c = block_sum(dot) * inverse * inverse * inverse / d;
-    for (int i = threadIdx.x; i < d; i += blockDim.x)
-        de[i] = inverse * sums[i] - c * entry(master, values, scales, id, d, i);
+    if (begin == end) return;
+    float inverse = 1.0f / sqrtf(warp_sum(squares) / d + eps);
+    float c = warp_sum(dot) * inverse * inverse * inverse / d;
+    for (int i = lane; i < d; i += 32) de[i] = inverse * de[i] - c * entry(master, values, scales, row, d, i);
 }

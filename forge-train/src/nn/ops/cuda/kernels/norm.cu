@@ -1,4 +1,18 @@
-// Operations on rows of the residual stream: gained residual and halting logit. One warp a row.
+// Operations on rows of the residual stream, gained residual and halting logit, one warp a row; and sums over rows.
+
+// Sums of the columns of `parts [count, width]`: 32 columns a block, 32 rows at a time, in a fixed order.
+extern "C" __global__ void sum_columns(const float* parts, float* sums, int count, int width) {
+    __shared__ float partial[32][33];
+    int lane = threadIdx.x % 32, part = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
+    float sum = 0.0f;
+    if (column < width)
+#pragma unroll 8
+        for (int r = part; r < count; r += 32) sum += parts[(size_t)r * width + column];
+    partial[part][lane] = sum;
+    __syncthreads();
+    sum = warp_sum(partial[lane][part]);
+    if (lane == 0 && blockIdx.x * 32 + part < width) sums[blockIdx.x * 32 + part] = sum;
+}
 
 __device__ __forceinline__ float inverse_rms(const float* x, int d, float eps, int lane) {
     float squares = 0.0f;
