@@ -146,6 +146,9 @@ pub struct TrainConfig {
     pub grokfast_lambda: f32,
     /// Grokfast decay α.
     pub grokfast_alpha: f32,
+    /// Share of the embedding and of every residual branch's outcome that is dropped; 0 for none.
+    #[serde(default)]
+    pub dropout: f32,
 }
 
 impl TrainConfig {
@@ -162,6 +165,7 @@ impl TrainConfig {
             muon_lr: 0.0,
             grokfast_lambda: 0.0,
             grokfast_alpha: 0.98,
+            dropout: 0.0,
         }
     }
 }

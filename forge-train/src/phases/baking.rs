@@ -181,7 +181,7 @@ fn bake(
         teacher,
         fresh: fresh[probe.len()..].to_vec(),
         pool: pool.to_vec(),
-        replay: LanguageModel::new(batches, &ctx.config.phase1),
+        replay: LanguageModel::new(batches, &ctx.config.phase1).with_dropout(cfg.train.dropout, ctx.seed),
         cycle,
     };
     let stage = Stage { name: &name, train: &cfg.train, precision, lambda_share: 0.0, frozen: &|_| false };
@@ -238,7 +238,7 @@ impl Objective for BakeObjective<'_> {
                 let part: Vec<&Trajectory> = chosen.iter().skip(i).step_by(SHARDS).copied().collect();
                 let tokens: usize = part.iter().map(|t| t.completion).sum();
                 let work = move |network: &Network| {
-                    let options = ForwardOptions { halting: false };
+                    let options = ForwardOptions::default();
                     let kl = baking_loss(pad, teacher, network, &part, options)?;
                     Ok((kl + ((data.work)(network)? * share)?)?)
                 };
@@ -264,7 +264,7 @@ fn divergence(
         teacher,
         student,
         &probe,
-        ForwardOptions { halting: true },
+        ForwardOptions { halting: true, ..Default::default() },
     )?;
     Ok(f64::from(kl.to_scalar::<f32>()?))
 }
@@ -279,7 +279,14 @@ pub(super) fn baking_loss(
 ) -> Result<Tensor> {
     let with: Vec<&[u16]> = chosen.iter().map(|t| t.prompted.as_slice()).collect();
     let without: Vec<&[u16]> = chosen.iter().map(|t| t.bare.as_slice()).collect();
-    let target = completion_logits(teacher, &with, chosen, pad, ForwardOptions { halting: true })?.detach();
+    let target = completion_logits(
+        teacher,
+        &with,
+        chosen,
+        pad,
+        ForwardOptions { halting: true, ..Default::default() },
+    )?
+    .detach();
     let output = completion_logits(student, &without, chosen, pad, options)?;
     let weights = vec![1.0; target.dim(0)?];
     loss::kl(&output, &target, &weights, 1.0)

@@ -99,7 +99,8 @@ fn supervise(
     config: &TrainConfig,
 ) -> Result<Weights> {
     let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, ctx.seed, name);
-    let mut objective = LanguageModel::new(batches, &ctx.config.phase1);
+    let mut objective =
+        LanguageModel::new(batches, &ctx.config.phase1).with_dropout(config.dropout, ctx.seed);
     let stage =
         Stage { name, train: config, precision: Precision::FLOAT, lambda_share: 0.0, frozen: &|_| false };
     Ok(train(ctx, &stage, start, &mut objective)?.weights)
@@ -274,7 +275,7 @@ fn policy_loss(
     policy: f32,
 ) -> Result<Tensor> {
     let batch = crate::data::batch::collate(&rows.iter().map(|r| &r.sequence).collect::<Vec<_>>(), pad);
-    let forward = network.forward(&batch_ids(&batch)?, ForwardOptions { halting: false })?;
+    let forward = network.forward(&batch_ids(&batch)?, ForwardOptions::default())?;
     let logits = network.logits(forward.answer())?;
     let losses: Vec<f32> = loss::token_scores(&logits, &batch.targets)?.iter().map(|s| s.loss).collect();
     let rewards: Vec<f32> =
