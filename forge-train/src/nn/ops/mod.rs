@@ -6,11 +6,13 @@
 //! depend on the number of threads.
 
 pub(crate) mod attention;
+pub(crate) mod block;
 pub(crate) mod carry;
 pub(crate) mod dropout;
 pub(crate) mod embedding;
 pub(crate) mod gemm;
 pub(crate) mod glu;
+pub(crate) mod head;
 pub(crate) mod linear;
 pub(crate) mod loss;
 pub(crate) mod memory;
@@ -18,6 +20,7 @@ pub(crate) mod norm;
 pub(crate) mod quant;
 pub(crate) mod rope;
 pub(crate) mod simd;
+pub(crate) mod sink;
 
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Storage, Tensor, bail,
