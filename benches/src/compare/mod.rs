@@ -1,4 +1,4 @@
-//! Comparisons with other runtimes, on random models of the same shapes.
+//! Comparisons with other runtimes and trainers, on random models of the same shapes.
 
 mod contestant;
 mod device;
@@ -10,6 +10,7 @@ mod ours;
 mod peer;
 mod report;
 mod shape;
+pub(crate) mod training;
 
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,8 @@ pub(crate) enum Compare {
     Load(load::Options),
     /// Tokens a second of training on a GPU
     Device(device::Options),
+    /// Tokens a second of training steps, beside PyTorch
+    Training(training::Options),
 }
 
 impl Compare {
@@ -39,6 +42,7 @@ impl Compare {
             Self::Inference(options) => inference::run(options),
             Self::Load(options) => load::run(options),
             Self::Device(options) => device::run(options),
+            Self::Training(options) => training::run(options),
         }
     }
 }

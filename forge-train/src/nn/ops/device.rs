@@ -1,7 +1,7 @@
 //! What the operations know of a CUDA device: everything in `cuda` with the feature of that name, nothing without.
 
 #[cfg(feature = "cuda")]
-pub(crate) use super::cuda::{DeviceOp, DeviceWeight};
+pub(crate) use super::cuda::{DeviceOp, DeviceRows, DeviceWeight};
 
 /// What an operation of `N` operands does on a device: nothing in a build without one.
 #[cfg(not(feature = "cuda"))]
@@ -13,3 +13,7 @@ impl<T, const N: usize> DeviceOp<N> for T {}
 /// A matrix in the form a device multiplies it in: there is none in a build without one.
 #[cfg(not(feature = "cuda"))]
 pub(crate) enum DeviceWeight {}
+
+/// Rows in a device's memory: there are none in a build without one.
+#[cfg(not(feature = "cuda"))]
+pub(crate) enum DeviceRows {}

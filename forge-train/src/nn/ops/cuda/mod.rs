@@ -17,9 +17,12 @@
 //! but losses, token scores and the halting logits of a pass that halts.
 
 mod attention;
+mod block;
 
+mod dropout;
 mod embedding;
 mod gemm;
+mod head;
 pub(crate) mod launch;
 mod linear;
 mod loss;
@@ -30,6 +33,7 @@ mod operand;
 pub(crate) mod tests;
 mod weight;
 
+pub(crate) use block::DeviceRows;
 pub(crate) use loss::token_scores;
 pub(crate) use operand::Operand;
 pub(crate) use weight::DeviceWeight;
