@@ -6,6 +6,7 @@ use forge_formats::config::{Activation, CacheKind, ModelConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::phases::evomerge::EvolveConfig;
+pub use crate::train_config::{ScheduleKind, TrainConfig};
 
 /// A size of model with everything that follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,50 +121,6 @@ pub struct DataConfig {
     pub augment: f32,
     /// Examples an evaluation uses at most, of each kind.
     pub eval_examples: usize,
-}
-
-/// An optimiser and its schedule.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainConfig {
-    /// Optimiser steps.
-    pub steps: u64,
-    /// Tokens in a batch, padding included.
-    pub batch_tokens: usize,
-    /// Peak learning rate of AdamW.
-    pub lr: f32,
-    /// Steps of linear warm-up.
-    pub warmup: u64,
-    /// Share of the steps at the end over which the rate falls to zero (1 = from the warm-up on).
-    pub decay_share: f32,
-    /// Decoupled weight decay of matrices.
-    pub weight_decay: f32,
-    /// Gradients are scaled down to this global norm.
-    pub clip: f32,
-    /// Peak learning rate of Muon for projections; 0 trains them with AdamW.
-    pub muon_lr: f32,
-    /// Grokfast gain λ; 0 switches the filter off.
-    pub grokfast_lambda: f32,
-    /// Grokfast decay α.
-    pub grokfast_alpha: f32,
-}
-
-impl TrainConfig {
-    /// AdamW with warm-up and linear decay over the whole run.
-    pub(crate) fn adamw(steps: u64, batch_tokens: usize, lr: f32) -> Self {
-        Self {
-            steps,
-            batch_tokens,
-            lr,
-            warmup: (steps / 20).clamp(5, 200),
-            decay_share: 1.0,
-            weight_decay: 0.05,
-            clip: 1.0,
-            muon_lr: 0.0,
-            grokfast_lambda: 0.0,
-            grokfast_alpha: 0.98,
-        }
-    }
 }
 
 /// Phase 1.

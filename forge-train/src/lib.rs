@@ -16,5 +16,6 @@ mod presets;
 pub mod registry;
 pub mod rng;
 pub mod tokenizer;
+pub mod train_config;
 pub mod weights;
 pub mod weights_io;

@@ -2,8 +2,10 @@
 //! the emission of `.forge` files.
 
 pub mod emit;
+pub mod environment;
 pub mod mixture;
 pub mod objective;
 pub mod shards;
+pub mod split;
 pub mod trainer;
 pub mod update;

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 
 use crate::config::{CognateConfig, DataConfig};
 use crate::data::batch::{Batch, Batcher};
-use crate::engine::shards::SHARDS;
+use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard};
 use crate::error::Result;
 use crate::nn::{Forward, ForwardOptions, Network, loss};
@@ -74,34 +74,19 @@ impl LanguageModel {
 }
 
 impl Objective for LanguageModel {
-    fn shards(&mut self, network: &Network, step: u64) -> Result<Vec<Shard<'_>>> {
+    fn shards(&mut self, network: &Network, step: u64, split: Split) -> Result<Vec<Shard<'_>>> {
         let halting = self.halts_at(network, step);
         let supervision = &self.supervision;
-        Ok(split(&self.batcher.batch(step))
+        Ok(split
+            .deal(&self.batcher.batch(step))
             .into_iter()
             .map(|batch| Shard {
                 weight: batch.weights.iter().sum(),
+                tokens: batch.ids.len(),
                 work: Box::new(move |network| supervision.loss(network, &batch, halting)),
             })
             .collect())
     }
-}
-
-/// A batch's rows dealt out to [`SHARDS`] batches; those without rows are left out.
-fn split(batch: &Batch) -> Vec<Batch> {
-    let deal = |shard: usize| {
-        let rows = (shard..batch.rows).step_by(SHARDS);
-        let mut part = Batch { ids: vec![], targets: vec![], weights: vec![], rows: 0, cols: batch.cols };
-        for row in rows {
-            let at = row * batch.cols..(row + 1) * batch.cols;
-            part.ids.extend(&batch.ids[at.clone()]);
-            part.targets.extend(&batch.targets[at.clone()]);
-            part.weights.extend(&batch.weights[at]);
-            part.rows += 1;
-        }
-        part
-    };
-    (0..SHARDS).map(deal).filter(|part| part.rows > 0).collect()
 }
 
 impl Supervision {
@@ -169,13 +154,15 @@ pub struct Distillation {
 }
 
 impl Objective for Distillation {
-    fn shards(&mut self, network: &Network, step: u64) -> Result<Vec<Shard<'_>>> {
+    fn shards(&mut self, network: &Network, step: u64, split: Split) -> Result<Vec<Shard<'_>>> {
         let halting = self.data.halts_at(network, step);
         let (supervision, teacher, weight) = (&self.data.supervision, &self.teacher, self.weight);
-        Ok(split(&self.data.batcher.batch(step))
+        Ok(split
+            .deal(&self.data.batcher.batch(step))
             .into_iter()
             .map(|batch| Shard {
                 weight: batch.weights.iter().sum(),
+                tokens: batch.ids.len(),
                 work: Box::new(move |network| {
                     let ids = batch_ids(&batch)?;
                     let told = teacher.forward(&ids, ForwardOptions { halting: teacher.config().halting })?;

@@ -8,47 +8,60 @@ use crate::error::{Error, Result};
 use crate::nn::Network;
 use crate::optim::Gradients;
 
-/// Parts a batch is cut into.
+/// Parts of a micro-batch.
 pub const SHARDS: usize = 2;
 /// Stack of a worker: backward passes recurse once a node of the graph.
 const STACK: usize = 64 << 20;
+
+/// Loss and gradient of a shard.
+type Part = Result<(f32, Gradients)>;
 
 /// Single-threaded worker pools, one a shard, so that operations inside a shard stay on its thread.
 #[derive(Default)]
 pub struct Pools(Vec<rayon::ThreadPool>);
 
 impl Pools {
-    /// Mean loss and gradient of `shards`, weighted.
+    /// Mean loss and gradient of `shards`, weighted: [`SHARDS`] at a time, added in their order.
     ///
     /// # Errors
     /// What a shard returns, or that a thread cannot be started.
     pub fn gradients(&mut self, network: &Network, shards: Vec<Shard<'_>>) -> Result<(f32, Gradients)> {
         let total: f32 = shards.iter().map(|s| s.weight).sum();
+        let mut mean: Option<(f32, Gradients)> = None;
+        let mut shards = shards.into_iter().peekable();
+        while shards.peek().is_some() {
+            let together: Vec<Shard<'_>> = shards.by_ref().take(SHARDS).collect();
+            let weights: Vec<f32> = together.iter().map(|s| s.weight).collect();
+            for (part, weight) in self.together(network, together)?.into_iter().zip(weights) {
+                let (loss, mut grads) = part?;
+                let share = if total > 0.0 { weight / total } else { 0.0 };
+                grads.scale(share);
+                mean = Some(match mean {
+                    None => (share * loss, grads),
+                    Some((sum, mut all)) => {
+                        all.add(grads);
+                        (sum + share * loss, all)
+                    }
+                });
+            }
+        }
+        mean.ok_or_else(|| Error::Config("a training step without data".into()))
+    }
+
+    /// Loss and gradient of each of at most [`SHARDS`] shards, side by side.
+    fn together(&mut self, network: &Network, shards: Vec<Shard<'_>>) -> Result<Vec<Part>> {
         while self.0.len() < shards.len() {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(1).stack_size(STACK).build();
             self.0.push(pool.map_err(|e| Error::Config(format!("cannot start a worker thread: {e}")))?);
         }
-        let weights: Vec<f32> = shards.iter().map(|s| s.weight).collect();
-        let mut parts: Vec<Option<Result<(f32, Gradients)>>> = shards.iter().map(|_| None).collect();
+        let mut parts: Vec<Option<Part>> = shards.iter().map(|_| None).collect();
         std::thread::scope(|scope| {
             for ((pool, shard), part) in self.0.iter().zip(shards).zip(&mut parts) {
                 scope.spawn(move || *part = Some(pool.install(|| gradient(network, shard.work))));
             }
         });
-        let mut mean: Option<(f32, Gradients)> = None;
-        for (part, weight) in parts.into_iter().zip(weights) {
-            let (loss, mut grads) = part.unwrap_or_else(|| Err(Error::Config("a worker died".into())))?;
-            let share = if total > 0.0 { weight / total } else { 0.0 };
-            grads.scale(share);
-            mean = Some(match mean {
-                None => (share * loss, grads),
-                Some((sum, mut all)) => {
-                    all.add(grads);
-                    (sum + share * loss, all)
-                }
-            });
-        }
-        mean.ok_or_else(|| Error::Config("a training step without data".into()))
+        let died = || Err(Error::Config("a worker died".into()));
+        Ok(parts.into_iter().map(|part| part.unwrap_or_else(died)).collect())
     }
 }
 

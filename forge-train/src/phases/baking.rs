@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 use crate::data::{Example, Sequence, Slice, System, encode};
 use crate::engine::emit::{emit, ternary_int8};
 use crate::engine::objective::{LanguageModel, batch_ids, batcher};
-use crate::engine::shards::SHARDS;
+use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard, Stage, train};
 use crate::error::Result;
 use crate::eval::{self, EvalReport, SampleOptions};
@@ -185,7 +185,7 @@ fn bake(
         cycle,
     };
     let stage = Stage { name: &name, train: &cfg.train, precision, lambda_share: 0.0, frozen: &|_| false };
-    let baked = train(ctx, &stage, student, &mut objective)?.weights;
+    let baked = train(&ctx.environment(), &stage, student, &mut objective)?.weights;
     let network = Network::new(&baked, precision, &Device::Cpu)?;
     let after = divergence(ctx, &objective.teacher, &network, probe)?;
     Ok((baked, before, after))
@@ -220,7 +220,7 @@ struct BakeObjective<'a> {
 }
 
 impl Objective for BakeObjective<'_> {
-    fn shards(&mut self, network: &Network, step: u64) -> Result<Vec<Shard<'_>>> {
+    fn shards(&mut self, network: &Network, step: u64, split: Split) -> Result<Vec<Shard<'_>>> {
         let label = format!("phase6.cycle{}", self.cycle);
         let mut rng = Rng::at_step(self.ctx.seed, &label, step);
         let rehearse = if self.pool.is_empty() { 0.0 } else { 0.5 };
@@ -229,20 +229,23 @@ impl Objective for BakeObjective<'_> {
             .collect();
         let pad = self.ctx.data.tokenizer.control("<pad>");
         let teacher = &self.teacher;
-        let replay = self.replay.shards(network, step)?;
+        let replay = self.replay.shards(network, step, split)?;
+        let parts = replay.len();
         let share = f64::from(self.ctx.config.phase6.replay);
         Ok(replay
             .into_iter()
             .enumerate()
             .map(|(i, data)| {
-                let part: Vec<&Trajectory> = chosen.iter().skip(i).step_by(SHARDS).copied().collect();
-                let tokens: usize = part.iter().map(|t| t.completion).sum();
+                let part: Vec<&Trajectory> = chosen.iter().skip(i).step_by(parts).copied().collect();
+                let completions: usize = part.iter().map(|t| t.completion).sum();
+                let bare = part.len() * part.iter().map(|t| t.bare.len() - 1).max().unwrap_or(0);
+                let tokens = bare + data.tokens;
                 let work = move |network: &Network| {
                     let options = ForwardOptions { halting: false };
                     let kl = baking_loss(pad, teacher, network, &part, options)?;
                     Ok((kl + ((data.work)(network)? * share)?)?)
                 };
-                Shard { weight: tokens as f32, work: Box::new(work) }
+                Shard { weight: completions as f32, tokens, work: Box::new(work) }
             })
             .collect())
     }

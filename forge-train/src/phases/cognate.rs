@@ -83,7 +83,7 @@ impl Cognate {
         }
         let stage =
             Stage { name, train: config, precision: Precision::FLOAT, lambda_share: 0.0, frozen: &|_| false };
-        train(ctx, &stage, start, &mut objective)
+        train(&ctx.environment(), &stage, start, &mut objective)
     }
 
     fn finish(

@@ -14,6 +14,7 @@ use crate::data::batch::Batcher;
 use crate::data::{Example, Slice};
 use crate::engine::emit::{Card, emit, ternary_int8};
 use crate::engine::objective::{LanguageModel, batcher};
+use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard, Stage, train};
 use crate::error::Result;
 use crate::eval::{self, Rate};
@@ -49,7 +50,7 @@ impl Phase for Forge {
             lambda_share: cfg.lambda_share,
             frozen: &|_| false,
         };
-        let trained = train(ctx, &stage, &start, &mut objective)?;
+        let trained = train(&ctx.environment(), &stage, &start, &mut objective)?;
         let level = objective.curriculum.level;
         let control = no_ste_control(ctx, &start, thoughts)?;
         let weights = trained.weights;
@@ -129,7 +130,7 @@ fn no_ste_control(ctx: &PhaseContext<'_>, start: &Weights, thoughts: bool) -> Re
         let mut objective = LanguageModel::new(batches, &ctx.config.phase1);
         let precision = Precision::TERNARY;
         let stage = Stage { name, train: &config, precision, lambda_share: 0.0, frozen };
-        Ok(f64::from(train(ctx, &stage, start, &mut objective)?.final_loss))
+        Ok(f64::from(train(&ctx.environment(), &stage, start, &mut objective)?.final_loss))
     };
     Ok(Control {
         with_ste: run("control_ste", &|_| false)?,
@@ -180,8 +181,8 @@ fn assess(bytes: &[u8], problems: &[Example], level: u8) -> Result<Rate> {
 }
 
 impl Objective for CurriculumObjective<'_> {
-    fn shards(&mut self, network: &Network, step: u64) -> Result<Vec<Shard<'_>>> {
-        self.inner.shards(network, step)
+    fn shards(&mut self, network: &Network, step: u64, split: Split) -> Result<Vec<Shard<'_>>> {
+        self.inner.shards(network, step, split)
     }
 
     fn after_step(&mut self, network: &Network, step: u64) -> Result<()> {

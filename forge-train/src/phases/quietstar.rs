@@ -16,6 +16,7 @@ use crate::data::{Completion, Example, Sequence, encode};
 use crate::engine::emit::{Card, emit, float32};
 use crate::engine::mixture::Domains;
 use crate::engine::objective::{LanguageModel, batch_ids, batcher};
+use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard, Stage, train};
 use crate::error::Result;
 use crate::eval::{self, Rate, SampleOptions};
@@ -102,7 +103,7 @@ fn supervise(
     let mut objective = LanguageModel::new(batches, &ctx.config.phase1);
     let stage =
         Stage { name, train: config, precision: Precision::FLOAT, lambda_share: 0.0, frozen: &|_| false };
-    Ok(train(ctx, &stage, start, &mut objective)?.weights)
+    Ok(train(&ctx.environment(), &stage, start, &mut objective)?.weights)
 }
 
 /// The control: as many steps as baking and reinforcement together, with every thought replaced by `pauses`
@@ -210,7 +211,7 @@ fn reinforce(ctx: &PhaseContext<'_>, start: &Weights, worked: &[Example]) -> Res
         lambda_share: 0.0,
         frozen: &|_| false,
     };
-    let trained = train(ctx, &stage, start, &mut objective)?;
+    let trained = train(&ctx.environment(), &stage, start, &mut objective)?;
     Ok((trained.weights, objective.sampled))
 }
 
@@ -224,13 +225,15 @@ struct Reinforce<'a> {
 }
 
 impl Objective for Reinforce<'_> {
-    fn shards(&mut self, network: &Network, step: u64) -> Result<Vec<Shard<'_>>> {
+    fn shards(&mut self, network: &Network, step: u64, _split: Split) -> Result<Vec<Shard<'_>>> {
         let cfg = &self.ctx.config.phase3;
         let rollouts = self.rollouts(network, step)?;
         let pad = self.ctx.data.tokenizer.control("<pad>");
+        let longest = rollouts.iter().map(|r| r.sequence.ids.len()).max().unwrap_or(0);
+        let tokens = rollouts.len() * longest.saturating_sub(1);
         let (thoughts, policy) = (cfg.thoughts, cfg.policy_weight);
         let work = move |network: &Network| policy_loss(network, &rollouts, pad, thoughts, policy);
-        Ok(vec![Shard { weight: 1.0, work: Box::new(work) }])
+        Ok(vec![Shard { weight: 1.0, tokens, work: Box::new(work) }])
     }
 
     fn state(&self) -> Vec<f32> {

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::data::Dataset;
+use crate::engine::environment::Environment;
 use crate::error::{Error, Result};
 use crate::pipeline::artifact::ArtifactStore;
 use crate::pipeline::checkpoint::CheckpointDir;
@@ -290,6 +292,17 @@ pub struct PhaseContext<'a> {
 }
 
 impl PhaseContext<'_> {
+    /// What the phase's stages train in.
+    pub fn environment(&self) -> Environment<'_> {
+        Environment {
+            checkpoints: &self.checkpoints,
+            checkpoint_seconds: self.config.run.checkpoint_seconds,
+            progress: self.progress,
+            stop: self.stop,
+            device: Device::Cpu,
+        }
+    }
+
     /// The output of an earlier phase.
     ///
     /// # Errors

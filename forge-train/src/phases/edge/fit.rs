@@ -97,7 +97,7 @@ fn distil(ctx: &PhaseContext<'_>, teacher: &Weights, student: &Weights) -> Resul
         weight: cfg.distil_weight,
     };
     let stage = Stage { name: "distil", train: &cfg.train, precision, lambda_share: 0.0, frozen: &|_| false };
-    Ok(train(ctx, &stage, student, &mut objective)?.weights)
+    Ok(train(&ctx.environment(), &stage, student, &mut objective)?.weights)
 }
 
 fn decide(
