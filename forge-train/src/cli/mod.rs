@@ -9,6 +9,7 @@ mod pipeline;
 mod run;
 mod status;
 mod tools;
+mod train;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,7 @@ const EXAMPLES: &str = "\
 Examples:
   forge-train pipeline                                   train on built-in data; minutes on two cores
   forge-train pipeline --data train.jsonl --plan         what a run would do, with nothing done
+  forge-train train --recipe char-cpu --corpus text.txt  one training run by a recipe
   forge-train run model.forge \"dim the bedroom lights to 20\"
   forge-train eval model.forge --data test.jsonl --json
   forge-train inspect model.forge --tensors
@@ -37,6 +39,8 @@ struct Cli {
 enum Command {
     /// Train a model: data in, eight phases, one .forge file out
     Pipeline(Box<pipeline::Args>),
+    /// Train one model by a recipe: data in, one .forge file and its loss curve out
+    Train(Box<train::Args>),
     /// Answer one prompt
     Run(run::Args),
     /// Answer a prompt a line from stdin
@@ -61,6 +65,7 @@ pub(crate) fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Pipeline(args) => pipeline::main(*args),
+        Command::Train(args) => train::main(&args),
         Command::Run(args) => run::main(&args),
         Command::Chat(args) => chat::main(&args),
         Command::Eval(args) => eval::main(&args),

@@ -1,10 +1,12 @@
 //! What a single training run depends on, with the recipes that are shipped.
 
+use forge_formats::config::ModelConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ModelShape, TokenizerConfig, TrainConfig};
 use crate::config_load;
 use crate::error::{Error, Result};
+use crate::nn::Precision;
 
 /// Settings of one training run outside the pipeline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,9 +40,6 @@ pub struct RecipeRun {
     pub evaluate_every: u64,
     /// Held-out tokens a measurement reads at most while training; the last one reads everything.
     pub evaluate_tokens: usize,
-    /// Wall-clock seconds of training after which the run ends, evaluations not counted; 0 for none. Such a run is not
-    /// reproducible.
-    pub seconds: u64,
 }
 
 /// How data becomes batches.
@@ -149,6 +148,16 @@ impl Recipe {
         Ok(recipe)
     }
 
+    /// The model's configuration once the tokenizer's size is known.
+    pub fn model_config(&self, vocab: u32) -> ModelConfig {
+        self.model.config(vocab)
+    }
+
+    /// The arithmetic trained for.
+    pub fn precision(&self) -> Precision {
+        if self.precision.ternary { Precision::TERNARY } else { Precision::FLOAT }
+    }
+
     fn check(&self) -> Result<()> {
         let wrong = |what: &str, hint: &str| Err(Error::Usage { what: what.into(), hint: hint.into() });
         if self.data.block == 0 {
@@ -173,7 +182,6 @@ impl Default for Recipe {
                 checkpoint_seconds: 60,
                 evaluate_every: 250,
                 evaluate_tokens: 1 << 16,
-                seconds: 0,
             },
             model: ModelShape {
                 dim: 128,
