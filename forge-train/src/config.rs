@@ -130,8 +130,29 @@ impl ModelShape {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenizerConfig {
-    /// Vocabulary, special tokens and bytes included.
+    /// What a token is.
+    pub kind: TokenizerKind,
+    /// Vocabulary of [`TokenizerKind::Bpe`], special tokens and bytes included; the other kinds follow from the text.
     pub vocab: u32,
+}
+
+impl TokenizerConfig {
+    /// A byte-pair encoding of `vocab` tokens.
+    pub fn bpe(vocab: u32) -> Self {
+        Self { kind: TokenizerKind::Bpe, vocab }
+    }
+}
+
+/// What a token of text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenizerKind {
+    /// A byte, or bytes that often occur together (byte-pair encoding).
+    Bpe,
+    /// A byte.
+    Byte,
+    /// A character of the training text; any other is one unknown token.
+    Char,
 }
 
 /// Data preparation.

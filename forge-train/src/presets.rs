@@ -22,7 +22,7 @@ impl Config {
         Self {
             run: RunConfig { preset: Preset::Nano, seed: 42, checkpoint_seconds: 20 },
             model: nano_model(),
-            tokenizer: TokenizerConfig { vocab: 512 },
+            tokenizer: TokenizerConfig::bpe(512),
             data: DataConfig {
                 max_len: 128,
                 prompt_weight: 0.1,

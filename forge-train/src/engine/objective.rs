@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor};
 
 use crate::config::{CognateConfig, DataConfig};
 use crate::data::batch::{Batch, Batcher};
+use crate::data::source::BatchSource;
 use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard};
 use crate::error::Result;
@@ -21,7 +22,7 @@ pub fn batch_ids(batch: &Batch) -> Result<Tensor> {
 
 /// Next-token cross-entropy at every recursion (deep supervision) plus the halting head's target.
 pub struct LanguageModel {
-    batcher: Batcher,
+    source: Arc<dyn BatchSource>,
     supervision: Supervision,
     halts: bool,
 }
@@ -35,14 +36,14 @@ struct Supervision {
 }
 
 impl LanguageModel {
-    /// Trains on `batcher`'s batches with the supervision of phase 1's configuration.
-    pub fn new(batcher: Batcher, cognate: &CognateConfig) -> Self {
+    /// Trains on the batches of `source` with the supervision of phase 1's configuration.
+    pub fn new(source: Arc<dyn BatchSource>, cognate: &CognateConfig) -> Self {
         let supervision = Supervision {
             recursions: cognate.supervision.clone(),
             halt_weight: cognate.halt_weight,
             halt_margin: cognate.halt_margin,
         };
-        Self { batcher, supervision, halts: true }
+        Self { source, supervision, halts: true }
     }
 
     /// Runs every recursion of every token: for the first stage, in which later recursions have yet to become
@@ -59,8 +60,8 @@ impl LanguageModel {
     }
 
     /// Replaces the batches, keeping everything else.
-    pub fn set_batcher(&mut self, batcher: Batcher) {
-        self.batcher = batcher;
+    pub fn set_source(&mut self, source: Arc<dyn BatchSource>) {
+        self.source = source;
     }
 
     /// The loss of step `step` in one piece.
@@ -68,7 +69,7 @@ impl LanguageModel {
     /// # Errors
     /// If a tensor operation fails.
     pub fn loss(&self, network: &Network, step: u64) -> Result<Tensor> {
-        let batch = self.batcher.batch(step);
+        let batch = self.source.batch(step);
         self.supervision.loss(network, &batch, self.halts_at(network, step))
     }
 }
@@ -78,7 +79,7 @@ impl Objective for LanguageModel {
         let halting = self.halts_at(network, step);
         let supervision = &self.supervision;
         Ok(split
-            .deal(&self.batcher.batch(step))
+            .deal(&self.source.batch(step))
             .into_iter()
             .map(|batch| Shard {
                 weight: batch.weights.iter().sum(),
@@ -158,7 +159,7 @@ impl Objective for Distillation {
         let halting = self.data.halts_at(network, step);
         let (supervision, teacher, weight) = (&self.data.supervision, &self.teacher, self.weight);
         Ok(split
-            .deal(&self.data.batcher.batch(step))
+            .deal(&self.data.source.batch(step))
             .into_iter()
             .map(|batch| Shard {
                 weight: batch.weights.iter().sum(),
@@ -177,15 +178,15 @@ impl Objective for Distillation {
     }
 }
 
-/// A batcher over sequences with the sizes of the configuration.
+/// Batches of sequences with the sizes of the configuration.
 pub fn batcher(
     sequences: Arc<Vec<crate::data::Sequence>>,
     batch_tokens: usize,
     data: &DataConfig,
     seed: u64,
     label: &str,
-) -> Batcher {
-    Batcher::new(sequences, batch_tokens, data.max_len, seed, label)
+) -> Arc<dyn BatchSource> {
+    Arc::new(Batcher::new(sequences, batch_tokens, data.max_len, seed, label))
 }
 
 #[cfg(test)]

@@ -112,7 +112,7 @@ pub fn prepare(source: &DataSource, config: &Config) -> Result<PreparedData> {
         }
         DataSource::Corpus { text } => load::corpus(text.verify()?, config.data.max_len * BYTES_PER_TOKEN)?,
     };
-    let tokenizer = Tokenizer::for_dataset(&dataset, config.tokenizer.vocab as usize)?;
+    let tokenizer = Tokenizer::for_dataset(&dataset, &config.tokenizer)?;
     Ok(PreparedData { dataset, tokenizer })
 }
 
