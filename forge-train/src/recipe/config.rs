@@ -3,8 +3,9 @@
 use forge_formats::config::ModelConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ModelShape, TokenizerConfig, TrainConfig};
+use crate::config::{ModelShape, TokenizerConfig, TokenizerKind, TrainConfig};
 use crate::config_load;
+use crate::engine::objective::Supervision;
 use crate::error::{Error, Result};
 use crate::nn::Precision;
 
@@ -24,6 +25,8 @@ pub struct Recipe {
     pub train: TrainConfig,
     /// Arithmetic trained for and written to the file.
     pub precision: RecipePrecision,
+    /// Losses of the recursions.
+    pub supervision: RecipeSupervision,
     /// A larger model to learn from.
     pub teacher: Teacher,
 }
@@ -66,8 +69,18 @@ pub struct RecipePrecision {
     pub lambda_share: f32,
     /// Codec of the ternary projections in the file.
     pub codec: TernaryCodec,
+}
+
+/// What later recursions and the halting head are taught.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecipeSupervision {
     /// Weight of each recursion's loss, last entry for the last; shorter lists are padded at the front.
-    pub supervision: Vec<f32>,
+    pub recursions: Vec<f32>,
+    /// Weight of the halting head's binary cross-entropy.
+    pub halt_weight: f32,
+    /// A recursion counts as useful when it lowers the token's loss by more than this (nats).
+    pub halt_margin: f32,
 }
 
 /// How ternary weights are stored.
@@ -158,6 +171,12 @@ impl Recipe {
         if self.precision.ternary { Precision::TERNARY } else { Precision::FLOAT }
     }
 
+    /// The losses of the recursions, as the objective takes them.
+    pub fn supervision(&self) -> Supervision {
+        let RecipeSupervision { recursions, halt_weight, halt_margin } = self.supervision.clone();
+        Supervision { recursions, halt_weight, halt_margin }
+    }
+
     fn check(&self) -> Result<()> {
         let wrong = |what: &str, hint: &str| Err(Error::Usage { what: what.into(), hint: hint.into() });
         if self.data.block == 0 {
@@ -199,14 +218,14 @@ impl Default for Recipe {
                 mem_gate: 0,
                 mem_layers: Vec::new(),
             },
-            tokenizer: TokenizerConfig::characters(),
+            tokenizer: TokenizerConfig { kind: TokenizerKind::Char, vocab: 512 },
             data: RecipeData { block: 64, valid_share: 0.1, prompt_weight: 0.0, augment: 0.0 },
             train: TrainConfig::adamw(2000, 768, 2e-3),
-            precision: RecipePrecision {
-                ternary: false,
-                lambda_share: 0.0,
-                codec: TernaryCodec::Smallest,
-                supervision: vec![0.5, 1.0],
+            precision: RecipePrecision { ternary: false, lambda_share: 0.0, codec: TernaryCodec::Smallest },
+            supervision: RecipeSupervision {
+                recursions: vec![0.5, 1.0],
+                halt_weight: 0.1,
+                halt_margin: 0.005,
             },
             teacher: Teacher { run: String::new(), weight: 0.5 },
         }

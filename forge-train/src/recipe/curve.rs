@@ -37,7 +37,8 @@ impl Curve {
         let (mut tokens, mut seconds) = (0, 0.0);
         if let Some(last) = lines.last() {
             let mut fields = last.split(',').skip(1);
-            let wrong = || Error::Data { path: path.into(), line: lines.len() + 1, what: "not a step".into() };
+            let wrong =
+                || Error::Data { path: path.into(), line: lines.len() + 1, what: "not a step".into() };
             tokens = fields.next().and_then(|f| f.parse().ok()).ok_or_else(wrong)?;
             seconds = fields.next().and_then(|f| f.parse().ok()).ok_or_else(wrong)?;
         }

@@ -49,7 +49,8 @@ impl Watcher for Judge<'_> {
         }
         let HeldOutScore { loss, accuracy } = score;
         let share = 100.0 * accuracy;
-        self.progress.note(&format!("step {done}: held-out loss {loss:.4} nats, {share:.1} % of tokens right"));
+        self.progress
+            .note(&format!("step {done}: held-out loss {loss:.4} nats, {share:.1} % of tokens right"));
         Ok(())
     }
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use crate::data::batch::{Batch, Batcher, collate};
 use crate::data::blocks::{Blocks, Order};
-use crate::data::{BatchSource, Example, ToolSchema, encode};
+use crate::data::builtin::{self, Sizes};
+use crate::data::{BatchSource, Dataset, Example, ToolSchema, encode, load};
 use crate::error::{Error, Result};
-use crate::pipeline::prepare::{DataSource, read_text};
+use crate::pipeline::prepare::{DataSource, examples};
 use crate::recipe::Recipe;
 use crate::tokenizer::{Tokenizer, controls};
 
@@ -41,9 +42,16 @@ impl Material {
         match source {
             DataSource::Corpus { text } => {
                 let path = text.verify()?;
-                Self::of_text(recipe, &read_text(path)?, path.file_stem().unwrap_or_default(), table)
+                Self::of_text(recipe, &load::text(path)?, path.file_stem().unwrap_or_default(), table)
             }
-            examples => Self::of_examples(recipe, examples, table),
+            DataSource::Jsonl { train, valid } => {
+                let (augment, seed) = (recipe.data.augment, recipe.run.seed);
+                Self::of_examples(recipe, examples(train, valid.as_ref(), augment, seed)?, table)
+            }
+            DataSource::Builtin => {
+                let sizes = Sizes { train: 24_000, eval: 400 };
+                Self::of_examples(recipe, builtin::generate(recipe.run.seed, &sizes), table)
+            }
         }
     }
 
@@ -70,8 +78,7 @@ impl Material {
         })
     }
 
-    fn of_examples(recipe: &Recipe, source: &DataSource, table: Option<&[u8]>) -> Result<Self> {
-        let dataset = source.examples(recipe.data.augment, recipe.run.seed)?;
+    fn of_examples(recipe: &Recipe, dataset: Dataset, table: Option<&[u8]>) -> Result<Self> {
         let tokenizer = match table {
             Some(table) => Tokenizer::from_bytes(table)?,
             None => Tokenizer::for_dataset(&dataset, &recipe.tokenizer)?,
@@ -79,8 +86,7 @@ impl Material {
         let longest = recipe.data.block + 1;
         let encoded = encode::encode_all(&tokenizer, &dataset.train, recipe.data.prompt_weight, longest)?;
         let sequences = Arc::new(encoded.sequences);
-        let batches =
-            Batcher::new(sequences, recipe.train.batch_tokens, longest, recipe.run.seed, "recipe");
+        let batches = Batcher::new(sequences, recipe.train.batch_tokens, longest, recipe.run.seed, "recipe");
         if batches.steps_per_epoch() == 0 {
             return Err(Error::Usage {
                 what: "no example is long enough to learn from".into(),
@@ -107,7 +113,9 @@ impl HeldOut {
                 let tokens = tokenizer.encode(text);
                 let blocks = tokens.len().saturating_sub(1).min(limit.max(block)) / block;
                 let rows: Vec<usize> = (0..blocks).collect();
-                rows.chunks((batch_tokens / block).max(1)).map(|rows| text_rows(&tokens, rows, block)).collect()
+                rows.chunks((batch_tokens / block).max(1))
+                    .map(|rows| text_rows(&tokens, rows, block))
+                    .collect()
             }
             HeldOut::Examples(examples) => {
                 let encoded: Vec<_> =

@@ -20,6 +20,6 @@ mod judge;
 mod material;
 mod run;
 
-pub use config::{Recipe, RecipeData, RecipePrecision, RecipeRun, Teacher, TernaryCodec};
+pub use config::{Recipe, RecipeData, RecipePrecision, RecipeRun, RecipeSupervision, Teacher, TernaryCodec};
 pub use directory::RunDirectory;
 pub use run::{Report, run};

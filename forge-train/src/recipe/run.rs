@@ -72,7 +72,7 @@ pub fn run(
     let (name, parameters) = (&material.name, start.parameters());
     progress.note(&format!("{name}: {parameters} parameters, {} tokens known", config.vocab));
     let precision = recipe.precision();
-    let data = LanguageModel::new(Arc::clone(&material.source), &recipe.supervision());
+    let data = LanguageModel::supervised(Arc::clone(&material.source), recipe.supervision());
     let mut objective: Box<dyn Objective> = match &teacher {
         None => Box::new(data),
         Some(teacher) => {
@@ -171,10 +171,8 @@ fn file(weights: &Weights, tokenizer: &Tokenizer, card: &Card, recipe: &Recipe) 
             RoleKind::Projection => codecs,
         };
         let matrix = &weights.tensors[&key];
-        let coded: Vec<_> = codecs
-            .iter()
-            .map(|codec| codec::encode(codec, matrix, Metric::Plain))
-            .collect::<Result<_>>()?;
+        let coded: Vec<_> =
+            codecs.iter().map(|codec| codec::encode(codec, matrix, Metric::Plain)).collect::<Result<_>>()?;
         let smallest = coded.into_iter().min_by_key(|coded| coded.payload.len());
         let coded = smallest.ok_or_else(|| Error::Config("no codec to choose from".into()))?;
         Ok((coded.codec, coded.payload))
