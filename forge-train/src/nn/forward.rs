@@ -9,6 +9,7 @@ use forge_formats::role::Role;
 use super::network::Network;
 use super::ops::attention::Attention;
 use super::ops::carry::{Carry, HaltLogit};
+use super::ops::dropout::{Dropout, Dropped, Mask};
 use super::ops::embedding::Embedding;
 use super::ops::glu::Prologue;
 use super::ops::linear::{Extra, NormLinear, projection_inputs};
@@ -22,11 +23,13 @@ use crate::weights::Key;
 use forge_runtime::math;
 
 /// What a forward pass should do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ForwardOptions {
     /// Halt tokens as the runtime does, carrying their keys, values and answers forward. Otherwise every token
     /// goes through every recursion, which is what deep supervision trains on.
     pub halting: bool,
+    /// Drops elements of the embedding and of every residual branch's outcome; none when not training.
+    pub dropout: Option<Dropout>,
 }
 
 /// What a forward pass yields.
@@ -160,7 +163,10 @@ impl<'n> Pass<'n> {
 
     pub(super) fn run(&self, options: ForwardOptions) -> Result<Forward> {
         let c = self.net.config();
-        let x = self.embed()?;
+        let x = match &options.dropout {
+            Some(dropout) => apply1(Dropped(Mask::embedding(dropout)?), &self.embed()?)?,
+            None => self.embed()?,
+        };
         let mut states = vec![State::default(); self.blocks.len()];
         let mut forward = Forward { answers: Vec::new(), halt: Vec::new(), depths: vec![1; self.ids.len()] };
         let mut halted = vec![false; self.ids.len()];
@@ -174,8 +180,9 @@ impl<'n> Pass<'n> {
                 }
                 _ => x.clone(),
             };
-            for (block, state) in self.blocks.iter().zip(&mut states) {
-                u = self.block(block, u, state, mask.as_ref())?;
+            for ((block, state), at) in self.blocks.iter().zip(&mut states).zip(t * c.layers..) {
+                let masks = options.dropout.map(|dropout| Mask::branches(&dropout, at)).transpose()?;
+                u = self.block(block, u, state, mask.as_ref(), masks)?;
             }
             let y = self.answer(&u, forward.answers.last(), mask)?;
             latent = Some(u);
@@ -231,8 +238,18 @@ impl<'n> Pass<'n> {
         linear(self.net.config().norm_eps, map, x, prologue, gain)
     }
 
-    /// `u + W · norm(prologue(x))`.
-    fn residual(&self, map: &Map, x: &Tensor, prologue: Prologue, u: &Tensor) -> Result<Tensor> {
+    /// `u + W · norm(prologue(x))`, the branch masked where it drops.
+    fn residual(
+        &self,
+        map: &Map,
+        x: &Tensor,
+        prologue: Prologue,
+        u: &Tensor,
+        mask: Option<Mask>,
+    ) -> Result<Tensor> {
+        if let Some(mask) = mask {
+            return Ok(apply2(Dropped(mask), u, &self.linear(map, x, prologue, None)?)?);
+        }
         self.observe(map, x, prologue, None)?;
         let eps = self.net.config().norm_eps;
         let op = NormLinear { prologue, eps, quant: map.quant.clone(), extra: Extra::Residual };
@@ -245,7 +262,9 @@ impl<'n> Pass<'n> {
         u: Tensor,
         state: &mut State,
         mask: Option<&Arc<Vec<bool>>>,
+        dropout: Option<[Mask; 2]>,
     ) -> Result<Tensor> {
+        let [attention_mask, ffn_mask] = dropout.map_or([None; 2], |masks| masks.map(Some));
         let mut qkv = self.linear(&block.qkv, &u, Prologue::Identity, block.attn_norm.as_ref())?;
         if let (Some(halted), Some(earlier)) = (mask, &state.qkv) {
             // Rotation depends on the position alone, so carrying keys forward before it is the same as after.
@@ -265,9 +284,10 @@ impl<'n> Pass<'n> {
             o = apply3(GateBlend, &o, &read, &gate)?;
             state.read = Some(read);
         }
-        let u = self.residual(&block.attn_out, &o, Prologue::Identity, &u)?;
+        let u = self.residual(&block.attn_out, &o, Prologue::Identity, &u, attention_mask)?;
         let hidden = self.linear(&block.gate_up, &u, Prologue::Identity, block.ffn_norm.as_ref())?;
-        self.residual(&block.down, &hidden, Prologue::Gated(self.net.config().activation), &u)
+        let gated = Prologue::Gated(self.net.config().activation);
+        self.residual(&block.down, &hidden, gated, &u, ffn_mask)
     }
 
     /// Writes the memory and reads it, in the first recursion.

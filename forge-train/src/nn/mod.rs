@@ -8,6 +8,7 @@ pub(crate) mod ops;
 
 pub use forward::{Forward, ForwardOptions, Observer};
 pub use network::{Network, Precision, Projections, Tables};
+pub use ops::dropout::Dropout;
 
 #[cfg(test)]
 mod tests;

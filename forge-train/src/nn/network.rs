@@ -160,7 +160,7 @@ impl Network {
     /// # Errors
     /// As [`Network::forward`].
     pub fn forward_observed<'o>(&'o self, ids: &Tensor, observer: &'o mut Observer<'o>) -> Result<Forward> {
-        Pass::new(self, ids)?.observed(observer).run(ForwardOptions { halting: false })
+        Pass::new(self, ids)?.observed(observer).run(ForwardOptions::default())
     }
 
     /// Logits `[n, vocab]` of answers `[n, dim]`.

@@ -7,6 +7,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod carry;
+pub(crate) mod dropout;
 pub(crate) mod embedding;
 pub(crate) mod gemm;
 pub(crate) mod glu;

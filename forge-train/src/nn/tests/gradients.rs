@@ -7,6 +7,7 @@ use candle_core::{Shape, bail};
 use super::*;
 use crate::nn::ops::attention::Attention;
 use crate::nn::ops::carry::{Carry, HaltLogit};
+use crate::nn::ops::dropout::{Dropout, Dropped, Mask};
 use crate::nn::ops::embedding::Embedding;
 use crate::nn::ops::glu::Prologue;
 use crate::nn::ops::linear::{Extra, NormLinear};
@@ -177,6 +178,14 @@ fn memory() {
     check::<2>(Scan { cols: 5 }, [&[10, 6], &[1, 3]]);
     check::<3>(GateBlend, [&[4, 6], &[4, 6], &[4, 6]]);
     check::<2>(Concat, [&[4, 3], &[4, 3]]);
+}
+
+#[test]
+fn dropout() {
+    let dropout = Dropout { rate: 0.4, seed: 3, step: 9, part: 1 };
+    let [mask, _] = Mask::branches(&dropout, 2).unwrap();
+    check::<1>(Dropped(mask), [&[9, 5]]);
+    check::<2>(Dropped(mask), [&[9, 5], &[9, 5]]);
 }
 
 #[test]
