@@ -1,6 +1,7 @@
 //! Comparisons with other runtimes, on random models of the same shapes.
 
 mod contestant;
+mod device;
 mod gguf;
 mod inference;
 mod install;
@@ -24,6 +25,8 @@ pub(crate) enum Compare {
     Inference(inference::Options),
     /// Time from the start of the process to the first token, and peak memory
     Load(load::Options),
+    /// Tokens a second of training on a GPU
+    Device(device::Options),
 }
 
 impl Compare {
@@ -35,6 +38,7 @@ impl Compare {
         match self {
             Self::Inference(options) => inference::run(options),
             Self::Load(options) => load::run(options),
+            Self::Device(options) => device::run(options),
         }
     }
 }

@@ -7,12 +7,13 @@ use candle_core::{Device, Tensor};
 use crate::config::{CognateConfig, DataConfig};
 use crate::data::batch::{Batch, Batcher};
 use crate::data::source::BatchSource;
+use crate::engine::prefetch::Prefetch;
 use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::{Dropout, Forward, ForwardOptions, Network, loss};
 
-/// A batch's ids as the tensor the network takes, `(rows, cols)`.
+/// A batch's ids as the tensor the network takes, `(rows, cols)`; on the host, wherever the network is.
 ///
 /// # Errors
 /// If the tensor cannot be made.
@@ -22,7 +23,7 @@ pub fn batch_ids(batch: &Batch) -> Result<Tensor> {
 
 /// Next-token cross-entropy at every recursion (deep supervision) plus the halting head's target.
 pub struct LanguageModel {
-    source: Arc<dyn BatchSource>,
+    source: Prefetch,
     supervision: Supervision,
     halts: bool,
     /// Rate and seed.
@@ -53,7 +54,7 @@ impl LanguageModel {
 
     /// Trains on the batches of `source`.
     pub fn supervised(source: Arc<dyn BatchSource>, supervision: Supervision) -> Self {
-        Self { source, supervision, halts: true, dropout: None }
+        Self { source: Prefetch::new(source), supervision, halts: true, dropout: None }
     }
 
     /// Runs every recursion of every token: for the first stage, in which later recursions have yet to become
@@ -83,7 +84,7 @@ impl LanguageModel {
 
     /// Replaces the batches, keeping everything else.
     pub fn set_source(&mut self, source: Arc<dyn BatchSource>) {
-        self.source = source;
+        self.source = Prefetch::new(source);
     }
 
     /// The loss of step `step` in one piece.
@@ -155,11 +156,10 @@ impl Supervision {
 /// `Σ wᵢ·tᵢ / Σ wᵢ` of scalar terms.
 fn weighted_mean(terms: &[(Tensor, f32)]) -> Result<Tensor> {
     let total: f32 = terms.iter().map(|(_, w)| w).sum();
-    let mut sum = Tensor::new(0f32, &Device::Cpu)?;
-    for (term, weight) in terms {
-        sum = (sum + (term * f64::from(weight / total))?)?;
-    }
-    Ok(sum)
+    let shares = terms.iter().map(|(term, weight)| Ok((term * f64::from(weight / total))?));
+    shares
+        .reduce(|sum, term: Result<Tensor>| Ok((sum? + term?)?))
+        .unwrap_or_else(|| Err(Error::Config("a loss without terms".into())))
 }
 
 /// Weight of recursion `t` of `recursions`: the list's entries for the last recursions, its first entry before.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use forge_formats::role::Role;
 
-use super::network::Network;
+use super::network::{Form, Network};
 use super::ops::attention::Attention;
 use super::ops::carry::{Carry, HaltLogit};
 use super::ops::dropout::{Dropout, Dropped, Mask};
@@ -15,9 +15,8 @@ use super::ops::glu::Prologue;
 use super::ops::linear::{Extra, NormLinear, projection_inputs};
 use super::ops::memory::{Concat, GateBlend, Scan};
 use super::ops::norm::GainedResidual;
-use super::ops::quant::QuantWeight;
 use super::ops::rope::Rope;
-use super::ops::{apply1, apply2, apply3};
+use super::ops::{HostData, apply1, apply2, apply3};
 use crate::error::{Error, Result};
 use crate::weights::Key;
 use forge_runtime::math;
@@ -56,16 +55,16 @@ impl Forward {
 /// Sees the input of every projection: its key and the normalised rows `[b·t, cols]`, before quantisation.
 pub type Observer<'o> = dyn FnMut(Key, &[f32], usize) + 'o;
 
-/// One matrix as the graph uses it: the latent and its quantised form.
+/// One matrix as the graph uses it: the latent and the form it is multiplied in.
 struct Map {
     key: Key,
     weight: Tensor,
-    quant: Option<Arc<QuantWeight>>,
+    form: Form,
 }
 
 impl Map {
     fn new(net: &Network, role: Role, layer: u32) -> Result<Self> {
-        Ok(Self { key: (role, layer), weight: net.tensor(role, layer)?, quant: net.quantised(role, layer)? })
+        Ok(Self { key: (role, layer), weight: net.tensor(role, layer)?, form: net.form(role, layer)? })
     }
 }
 
@@ -106,7 +105,7 @@ struct Loop {
 /// One forward pass: parameters quantised once, shared by all recursions.
 pub(super) struct Pass<'n> {
     net: &'n Network,
-    ids: Arc<Vec<u32>>,
+    ids: Arc<HostData<u32>>,
     attention: Attention,
     blocks: Vec<Block>,
     looped: Option<Loop>,
@@ -156,7 +155,7 @@ impl<'n> Pass<'n> {
             cols,
             rope: Arc::new(Rope::new(cols, c.head_dim as usize, c.rope_log2_theta)),
         };
-        let ids = Arc::new(ids.flatten_all()?.to_vec1::<u32>()?);
+        let ids = Arc::new(ids.flatten_all()?.to_vec1::<u32>()?.into());
         let looped = if c.recursion > 1 { Some(Loop::new(net)?) } else { None };
         Ok(Self { net, ids, attention, blocks, looped, observer: None })
     }
@@ -172,7 +171,7 @@ impl<'n> Pass<'n> {
         let mut halted = vec![false; self.ids.len()];
         let mut latent: Option<Tensor> = None;
         for t in 0..c.recursion {
-            let mask = (options.halting && c.halting && t > 0).then(|| Arc::new(halted.clone()));
+            let mask = (options.halting && c.halting && t > 0).then(|| Arc::new(halted.clone().into()));
             let mut u = match (&latent, &self.looped, forward.answers.last()) {
                 (Some(z), Some(gains), Some(y)) => {
                     let u = self.gained(&x, y, &gains.answer)?;
@@ -209,8 +208,9 @@ impl<'n> Pass<'n> {
     /// `norm(E[id])`.
     fn embed(&self) -> Result<Tensor> {
         let table = self.net.tensor(Role::Embedding, 0)?;
-        let quant = self.net.quantised(Role::Embedding, 0)?;
-        Ok(apply1(Embedding { ids: self.ids.clone(), eps: self.net.config().norm_eps, quant }, &table)?)
+        let Form { quant, device } = self.net.form(Role::Embedding, 0)?;
+        let eps = self.net.config().norm_eps;
+        Ok(apply1(Embedding { ids: self.ids.clone(), eps, quant, device }, &table)?)
     }
 
     /// `base + gain ⊙ norm(z)`.
@@ -219,7 +219,12 @@ impl<'n> Pass<'n> {
     }
 
     /// The answer after a recursion that ended in latent `z`; halted tokens keep theirs.
-    fn answer(&self, z: &Tensor, earlier: Option<&Tensor>, mask: Option<Arc<Vec<bool>>>) -> Result<Tensor> {
+    fn answer(
+        &self,
+        z: &Tensor,
+        earlier: Option<&Tensor>,
+        mask: Option<Arc<HostData<bool>>>,
+    ) -> Result<Tensor> {
         let Some(gains) = &self.looped else { return Ok(z.clone()) };
         let base = match earlier {
             Some(y) => y.clone(),
@@ -252,7 +257,8 @@ impl<'n> Pass<'n> {
         }
         self.observe(map, x, prologue, None)?;
         let eps = self.net.config().norm_eps;
-        let op = NormLinear { prologue, eps, quant: map.quant.clone(), extra: Extra::Residual };
+        let Form { quant, device } = map.form.clone();
+        let op = NormLinear { prologue, eps, quant, device, extra: Extra::Residual };
         Ok(apply3(op, x, &map.weight, u)?)
     }
 
@@ -261,7 +267,7 @@ impl<'n> Pass<'n> {
         block: &Block,
         u: Tensor,
         state: &mut State,
-        mask: Option<&Arc<Vec<bool>>>,
+        mask: Option<&Arc<HostData<bool>>>,
         dropout: Option<[Mask; 2]>,
     ) -> Result<Tensor> {
         let [attention_mask, ffn_mask] = dropout.map_or([None; 2], |masks| masks.map(Some));
@@ -330,7 +336,8 @@ fn halt_tokens(logit: &Tensor, threshold: f32, halted: &mut [bool]) -> Result<()
 }
 
 fn linear(eps: f32, map: &Map, x: &Tensor, prologue: Prologue, gain: Option<&Tensor>) -> Result<Tensor> {
-    let op = NormLinear { prologue, eps, quant: map.quant.clone(), extra: Extra::Gain };
+    let Form { quant, device } = map.form.clone();
+    let op = NormLinear { prologue, eps, quant, device, extra: Extra::Gain };
     Ok(match gain {
         Some(gain) => apply3(op, x, &map.weight, gain)?,
         None => apply2(op, x, &map.weight)?,

@@ -9,7 +9,7 @@ use forge_formats::role::{Role, RoleKind};
 
 use super::forward::{Forward, ForwardOptions, Observer, Pass};
 use super::ops::quant::{Blend, Grid, QuantWeight};
-use super::ops::{Arg, host};
+use super::ops::{Arg, DeviceWeight, host};
 use crate::error::{Error, Result};
 use crate::weights::{Key, Matrix, Weights};
 
@@ -57,6 +57,7 @@ impl Precision {
 pub struct Network {
     config: ModelConfig,
     vars: BTreeMap<Key, Var>,
+    device: Device,
     precision: Precision,
     straight_through: bool,
     tracked: bool,
@@ -66,11 +67,8 @@ impl Network {
     /// Copies `weights` into variables.
     ///
     /// # Errors
-    /// If the configuration is invalid, a tensor is missing or of the wrong shape, or the device is not the CPU.
+    /// If the configuration is invalid, a tensor is missing or of the wrong shape, or the device has no room.
     pub fn new(weights: &Weights, precision: Precision, device: &Device) -> Result<Self> {
-        if !device.is_cpu() {
-            return Err(Error::Config("the fused operations run on the CPU only".into()));
-        }
         let config = weights.config.clone();
         config.validate()?;
         let mut vars = BTreeMap::new();
@@ -84,7 +82,13 @@ impl Network {
             let tensor = Tensor::from_slice(&matrix.data, (rows, cols), device)?;
             vars.insert((role, layer), Var::from_tensor(&tensor)?);
         }
-        Ok(Self { config, vars, precision, straight_through: true, tracked: true })
+        let device = device.clone();
+        Ok(Self { config, vars, device, precision, straight_through: true, tracked: true })
+    }
+
+    /// Where the parameters are and the computation happens.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Shape of the model.
@@ -177,19 +181,36 @@ impl Network {
         Ok(if self.tracked { var.as_tensor().clone() } else { var.as_tensor().detach() })
     }
 
-    /// The quantised form of a matrix under the current precision, none when it is used in f32.
-    pub(super) fn quantised(&self, role: Role, layer: u32) -> Result<Option<Arc<QuantWeight>>> {
-        let (grid, lambda) = match (role.kind(), self.precision) {
+    /// The form in which a matrix is multiplied under the current precision.
+    pub(super) fn form(&self, role: Role, layer: u32) -> Result<Form> {
+        let grid = match (role.kind(), self.precision) {
             (RoleKind::Projection, Precision { projections: Projections::Ternary { lambda }, .. }) => {
-                (Grid::Ternary, lambda)
+                Some((Grid::Ternary, lambda))
             }
-            (RoleKind::Table, Precision { tables: Tables::Int8, .. }) => (Grid::Int8, 1.0),
-            _ => return Ok(None),
+            (RoleKind::Table, Precision { tables: Tables::Int8, .. }) => Some((Grid::Int8, 1.0)),
+            _ => None,
         };
+        let straight_through = self.straight_through;
+        let grid = grid.map(|(grid, lambda)| (grid, Blend { lambda, straight_through }));
         let tensor = self.tensor(role, layer)?;
+        #[cfg(feature = "cuda")]
+        if tensor.device().is_cuda() {
+            return Ok(Form { quant: None, device: Some(Arc::new(DeviceWeight::new(&tensor, grid)?)) });
+        }
+        let Some((grid, blend)) = grid else { return Ok(Form::default()) };
         let (storage, layout) = tensor.storage_and_layout();
         let Arg { data, dims } = host(&storage, layout)?;
-        let blend = Blend { lambda, straight_through: self.straight_through };
-        Ok(Some(Arc::new(QuantWeight::new(data, dims[1], grid, blend))))
+        let quant = Arc::new(QuantWeight::new(data, dims[1], grid, blend));
+        Ok(Form { quant: Some(quant), device: None })
     }
+}
+
+/// A matrix as it is multiplied: on the CPU quantised or, without a form, the f32 variable itself; on a device always
+/// in a form of its own.
+#[derive(Clone, Default)]
+pub(super) struct Form {
+    /// The quantised form on the CPU.
+    pub(super) quant: Option<Arc<QuantWeight>>,
+    /// The form on a device.
+    pub(super) device: Option<Arc<DeviceWeight>>,
 }
