@@ -233,6 +233,26 @@ impl Op<1> for SlightlyWrong {
     }
 }
 
+#[cfg(feature = "cuda")]
+impl crate::nn::ops::DeviceOp<1> for SlightlyWrong {
+    fn device_forward(
+        &self,
+        _args: [crate::nn::ops::cuda::Operand<'_>; 1],
+    ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
+        bail!("the control is checked on the CPU only")
+    }
+
+    fn device_backward(
+        &self,
+        _args: [crate::nn::ops::cuda::Operand<'_>; 1],
+        _result: crate::nn::ops::cuda::Operand<'_>,
+        _grad: crate::nn::ops::cuda::Operand<'_>,
+        _wanted: [bool; 1],
+    ) -> candle_core::Result<[crate::nn::ops::cuda::Gradient; 1]> {
+        bail!("the control is checked on the CPU only")
+    }
+}
+
 #[test]
 fn the_check_sees_a_gradient_wrong_by_one_percent() {
     assert!(worst_error::<1>(&SlightlyWrong, [&[3, 4]], [true], 1) > 5e-3);

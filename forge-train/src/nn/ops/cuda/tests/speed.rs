@@ -9,6 +9,7 @@ use forge_formats::config::{Activation, CacheKind, ModelConfig};
 use super::{gpu, probe};
 use crate::nn::loss::weighted_cross_entropy;
 use crate::nn::{ForwardOptions, Network, Precision};
+use crate::optim::{AdamW, AdamWConfig, Gradients, Optimizer};
 use crate::rng::Rng;
 use crate::weights::Weights;
 
@@ -40,14 +41,15 @@ fn model() -> ModelConfig {
 
 const COLS: usize = 256;
 
-/// A forward and a backward pass over `ids`; returns the loss when the device has it.
-fn step(net: &Network, device: &Device, ids: &[u32]) -> f32 {
+/// A whole step, as the trainer takes it: forward, backward, clipping, AdamW; returns the loss.
+fn step(net: &Network, adamw: &mut AdamW, device: &Device, ids: &[u32]) -> f32 {
     let batch = Tensor::from_slice(ids, (ids.len() / COLS, COLS), device).unwrap();
     let forward = net.forward(&batch, ForwardOptions::default()).unwrap();
     let logits = net.logits(forward.answer()).unwrap();
     let loss = weighted_cross_entropy(&logits, ids, &vec![1.0; ids.len()]).unwrap();
-    let gradients = loss.backward().unwrap();
-    assert!(net.vars().values().all(|var| gradients.get(var.as_tensor()).is_some()));
+    let mut gradients = Gradients::collect(net.vars(), &mut loss.backward().unwrap()).unwrap();
+    gradients.clip(1.0).unwrap();
+    adamw.step(net.vars(), &gradients, 1e-4).unwrap();
     loss.to_scalar().unwrap()
 }
 
@@ -59,18 +61,19 @@ fn speed_of_a_step() {
     let weights = Weights::init(&model(), 1);
     for (name, precision) in [("float", Precision::FLOAT), ("ternary", Precision::TERNARY)] {
         let net = Network::new(&weights, precision, &gpu.device).unwrap();
+        let mut adamw = AdamW::new(AdamWConfig::default());
         for batch in [64, 128] {
             let mut rng = Rng::new(1, &["ids"]);
             let ids: Vec<u32> = (0..batch * COLS).map(|_| rng.below(8192) as u32).collect();
             for _ in 0..3 {
-                step(&net, &gpu.device, &ids);
+                step(&net, &mut adamw, &gpu.device, &ids);
             }
             crate::device::reset_peak_memory(&gpu.device).unwrap();
             probe::take_launches();
             let mut times: Vec<f64> = (0..8)
                 .map(|_| {
                     let start = Instant::now();
-                    step(&net, &gpu.device, &ids);
+                    step(&net, &mut adamw, &gpu.device, &ids);
                     gpu.device.synchronize().unwrap();
                     start.elapsed().as_secs_f64() * 1e3
                 })
@@ -86,7 +89,7 @@ fn speed_of_a_step() {
                 crate::device::peak_memory(&gpu.device).unwrap().unwrap_or(0) as f64 / 1e9,
             );
             probe::start_timing();
-            step(&net, &gpu.device, &ids);
+            step(&net, &mut adamw, &gpu.device, &ids);
             gpu.device.synchronize().unwrap();
             for (kernel, ms, count) in probe::stop_timing() {
                 println!("    {ms:8.3} ms  {count:4} × {kernel}");
