@@ -128,11 +128,13 @@ impl Supervision {
         let teach_halting = teach_halting && self.halt_weight > 0.0 && !forward.halt.is_empty();
         let (mut terms, mut scores) = (Vec::new(), Vec::new());
         for (t, answer) in forward.answers.iter().enumerate() {
-            let logits = network.logits(answer)?;
-            if teach_halting {
+            let ce = if teach_halting {
+                let logits = network.logits(answer)?;
                 scores.push(loss::token_scores(&logits, &batch.targets)?);
-            }
-            let ce = loss::weighted_cross_entropy(&logits, &batch.targets, &batch.weights)?;
+                loss::weighted_cross_entropy(&logits, &batch.targets, &batch.weights)?
+            } else {
+                network.cross_entropy(answer, &batch.targets, &batch.weights)?
+            };
             terms.push((ce, supervision_weight(&self.recursions, t, recursions)));
         }
         let ce = weighted_mean(&terms)?;

@@ -65,7 +65,7 @@ pub(super) fn score(network: &Network, batches: &[Batch]) -> Result<HeldOutScore
     for batch in batches {
         let halting = network.config().halting;
         let options = ForwardOptions { halting, ..ForwardOptions::default() };
-        let forward = network.forward(&batch_ids(batch, network.device())?, options)?;
+        let forward = network.forward(&batch_ids(batch)?, options)?;
         let scores = loss::token_scores(&network.logits(forward.answer())?, &batch.targets)?;
         for (score, weight) in scores.iter().zip(&batch.weights) {
             let weight = f64::from(*weight);
