@@ -26,10 +26,10 @@ pub(crate) enum Compare {
     Inference(inference::Options),
     /// Time from the start of the process to the first token, and peak memory
     Load(load::Options),
-    /// Tokens a second of training on a GPU
-    Device(device::Options),
     /// Tokens a second of training steps, beside PyTorch
     Training(training::Options),
+    /// Tokens a second of training on a GPU
+    Device(device::Options),
 }
 
 impl Compare {
@@ -41,8 +41,8 @@ impl Compare {
         match self {
             Self::Inference(options) => inference::run(options),
             Self::Load(options) => load::run(options),
-            Self::Device(options) => device::run(options),
             Self::Training(options) => training::run(options),
+            Self::Device(options) => device::run(options),
         }
     }
 }

@@ -31,11 +31,14 @@ pub struct LanguageModel {
 }
 
 /// How the loss of a batch is put together.
-#[derive(Clone)]
-struct Supervision {
-    recursions: Vec<f32>,
-    halt_weight: f32,
-    halt_margin: f32,
+#[derive(Clone, Debug, PartialEq)]
+pub struct Supervision {
+    /// Weight of each recursion's loss, last entry for the last; shorter lists are padded at the front.
+    pub recursions: Vec<f32>,
+    /// Weight of the halting head's binary cross-entropy.
+    pub halt_weight: f32,
+    /// A recursion counts as useful when it lowers the token's loss by more than this (nats).
+    pub halt_margin: f32,
 }
 
 impl LanguageModel {
@@ -46,6 +49,11 @@ impl LanguageModel {
             halt_weight: cognate.halt_weight,
             halt_margin: cognate.halt_margin,
         };
+        Self::supervised(source, supervision)
+    }
+
+    /// Trains on the batches of `source`.
+    pub fn supervised(source: Arc<dyn BatchSource>, supervision: Supervision) -> Self {
         Self { source: Prefetch::new(source), supervision, halts: true, dropout: None }
     }
 

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use forge_formats::role::Role;
 
 use super::fused;
-use super::network::{Form, Network, Projections};
+use super::network::{Network, Projections};
 use super::ops::attention::Attention;
 use super::ops::block::Parameter;
 use super::ops::carry::{Carry, HaltLogit};
@@ -19,7 +19,7 @@ use super::ops::memory::{Concat, GateBlend, Scan};
 use super::ops::norm::GainedResidual;
 use super::ops::rope::Rope;
 use super::ops::sink::Deposited;
-use super::ops::{HostData, apply1, apply2, apply3};
+use super::ops::{Form, HostData, apply1, apply2, apply3};
 use crate::error::{Error, Result};
 use crate::weights::Key;
 use forge_runtime::math;
@@ -198,7 +198,8 @@ impl<'n> Pass<'n> {
 
     /// `norm(E[id])`.
     fn embed(&self) -> Result<Tensor> {
-        let Parameter { key, weight, quant, device } = parameter(self.net, Role::Embedding, 0)?;
+        let Parameter { key, weight, form: Form { quant, device } } =
+            parameter(self.net, Role::Embedding, 0)?;
         let op = Embedding { ids: self.ids.clone(), eps: self.net.config().norm_eps, quant, device };
         Ok(match self.net.sink() {
             Some(sink) => apply1(Deposited { op, key, sink: sink.clone() }, &weight)?,
@@ -256,7 +257,7 @@ impl<'n> Pass<'n> {
         }
         self.observe(map, x, prologue, None)?;
         let eps = self.net.config().norm_eps;
-        let (quant, device) = (map.quant.clone(), map.device.clone());
+        let Form { quant, device } = map.form.clone();
         let op = NormLinear { prologue, eps, quant, device, extra: Extra::Residual };
         Ok(apply3(op, x, &map.weight, u)?)
     }
@@ -313,8 +314,7 @@ impl<'n> Pass<'n> {
 
 /// A parameter of a role and block, in the form the precision says.
 pub(super) fn parameter(net: &Network, role: Role, layer: u32) -> Result<Parameter> {
-    let Form { quant, device } = net.form(role, layer)?;
-    Ok(Parameter { key: (role, layer), weight: net.tensor(role, layer)?, quant, device })
+    Ok(Parameter { key: (role, layer), weight: net.tensor(role, layer)?, form: net.form(role, layer)? })
 }
 
 /// The values of a gain.
@@ -360,7 +360,7 @@ fn linear(
     prologue: Prologue,
     gain: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let (quant, device) = (map.quant.clone(), map.device.clone());
+    let Form { quant, device } = map.form.clone();
     let op = NormLinear { prologue, eps, quant, device, extra: Extra::Gain };
     Ok(match gain {
         Some(gain) => apply3(op, x, &map.weight, gain)?,

@@ -8,9 +8,11 @@ use forge_formats::config::ModelConfig;
 use forge_formats::role::{Role, RoleKind};
 
 use super::forward::{Forward, ForwardOptions, Observer, Pass};
+#[cfg(feature = "cuda")]
+use super::ops::DeviceWeight;
 use super::ops::quant::{Blend, Grid, QuantWeight};
 use super::ops::sink::Sink;
-use super::ops::{Arg, DeviceWeight, host};
+use super::ops::{Arg, Form, host};
 use crate::error::{Error, Result};
 use crate::optim::Gradients;
 use crate::weights::{Key, Matrix, Weights};
@@ -228,6 +230,7 @@ impl Network {
                 Some((Grid::Ternary, lambda))
             }
             (RoleKind::Table, Precision { tables: Tables::Int8, .. }) => Some((Grid::Int8, 1.0)),
+            (RoleKind::Vector, _) => return Ok(Form::default()),
             _ => None,
         };
         let straight_through = self.straight_through;
@@ -243,14 +246,4 @@ impl Network {
         let quant = Arc::new(QuantWeight::new(data, dims[1], grid, blend));
         Ok(Form { quant: Some(quant), device: None })
     }
-}
-
-/// A matrix as it is multiplied: on the CPU quantised or, without a form, the f32 variable itself; on a device always
-/// in a form of its own.
-#[derive(Clone, Default)]
-pub(super) struct Form {
-    /// The quantised form on the CPU.
-    pub(super) quant: Option<Arc<QuantWeight>>,
-    /// The form on a device.
-    pub(super) device: Option<Arc<DeviceWeight>>,
 }

@@ -12,10 +12,9 @@ use super::attention::Attention;
 use super::dropout::Mask;
 use super::glu::Prologue;
 use super::linear::{Call, Extra, NormLinear};
-use super::quant::QuantWeight;
 use super::simd::vectorised;
 use super::sink::Sink;
-use super::{Arg, DeviceRows, DeviceWeight, Op, ROWS, host};
+use super::{Arg, DeviceRows, Form, Op, ROWS, host};
 use crate::weights::Key;
 
 /// A matrix, or a gain, that an operation holds.
@@ -25,10 +24,8 @@ pub(crate) struct Parameter {
     pub(crate) key: Key,
     /// Latent values.
     pub(crate) weight: Tensor,
-    /// The quantised form, none when it is used in f32.
-    pub(crate) quant: Option<Arc<QuantWeight>>,
-    /// The form on a device, none on the CPU.
-    pub(crate) device: Option<Arc<DeviceWeight>>,
+    /// The form it is multiplied in.
+    pub(crate) form: Form,
 }
 
 impl Parameter {
@@ -89,7 +86,7 @@ pub(crate) struct Kept<T> {
 impl Projection {
     /// The operation, its third operand being `extra`.
     pub(super) fn op(&self, extra: Extra) -> NormLinear {
-        let (quant, device) = (self.matrix.quant.clone(), self.matrix.device.clone());
+        let Form { quant, device } = self.matrix.form.clone();
         NormLinear { prologue: self.prologue, eps: self.eps, quant, device, extra }
     }
 

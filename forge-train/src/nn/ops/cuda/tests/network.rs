@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use forge_formats::config::{Activation, CacheKind, ModelConfig};
 use forge_formats::role::Role;
 
-use super::{Gpu, Report, gpu, noise, values};
+use super::{Gpu, Report, gpu, noise};
 use crate::nn::loss::{binary_cross_entropy, kl, token_scores};
 use crate::nn::{Dropout, ForwardOptions, Network, Precision};
 use crate::rng::Rng;
