@@ -33,7 +33,7 @@ mod operand;
 pub(crate) mod tests;
 mod weight;
 
-pub(crate) use block::DeviceRows;
+pub(crate) use block::{DeviceRows, KeptOnDevice};
 pub(crate) use loss::token_scores;
 pub(crate) use operand::Operand;
 pub(crate) use weight::DeviceWeight;
