@@ -102,12 +102,25 @@ fn prompts_are_held_out_by_their_text() {
 }
 
 #[test]
+fn what_is_held_out_is_not_trained_on() {
+    let line = |prompt: &str| format!("{{\"prompt\":\"{prompt}\",\"completion\":\"c\"}}\n");
+    let (_dir, train) = file(&["one", "two", "Three!", "one."].map(line).concat());
+    let (_other, valid) = file(&line("three"));
+    let data = dataset(&train, Some(&valid)).unwrap();
+    let prompts: Vec<&str> = data.train.iter().map(|e| e.prompt.as_str()).collect();
+    assert_eq!(prompts, ["one", "two"]);
+    assert_eq!(data.hygiene, Hygiene { seen: 4, duplicates: 1, leaks: 1 });
+    assert!(matches!(dataset(&valid, Some(&valid)), Err(Error::Usage { .. })), "nothing is left to train on");
+}
+
+#[test]
 fn tool_prompts_get_acknowledgements() {
     use crate::data::{Split, System};
     let line =
         |i: usize| format!("{{\"prompt\":\"do {i}\",\"tool\":\"t{}\",\"args\":{{\"n\":{i}}}}}\n", i % 2);
     let (_dir, path) = file(&(0..400).map(line).collect::<String>());
-    let data = dataset(&path, Some(&path)).unwrap();
+    let (_other, valid) = file(&(400..404).map(line).collect::<String>());
+    let data = dataset(&path, Some(&valid)).unwrap();
     assert_eq!(data.tool_examples(Split::Train, System::With).len(), 400);
     let bare = data.tool_examples(Split::Train, System::Without);
     assert!((70..130).contains(&bare.len()), "{}", bare.len());
