@@ -50,7 +50,9 @@ impl Alphabet {
 
     /// The byte of a rank.
     pub fn at(&self, rank: u16) -> Option<u8> {
-        (0..=u8::MAX).filter(|byte| self.0.get(usize::from(byte / 8)).is_some_and(|p| p >> (byte % 8) & 1 == 1)).nth(rank.into())
+        (0..=u8::MAX)
+            .filter(|byte| self.0.get(usize::from(byte / 8)).is_some_and(|p| p >> (byte % 8) & 1 == 1))
+            .nth(rank.into())
     }
 }
 

@@ -5,7 +5,8 @@ mod common;
 use common::{Raw, model, newer, patch_header, plain_config, spec};
 use forge_formats::config::CacheKind;
 use forge_formats::header::{
-    FEATURE_ALPHABET, FEATURE_CACHE_INT8, FEATURE_TERNARY_RANS, FEATURE_TERNARY_SPARSE, FEATURES, crc32, crc32_by_table,
+    FEATURE_ALPHABET, FEATURE_CACHE_INT8, FEATURE_TERNARY_RANS, FEATURE_TERNARY_SPARSE, FEATURES, crc32,
+    crc32_by_table,
 };
 use forge_formats::tokenizer::{SpecialKind, UNKNOWN};
 use forge_formats::write::Writer;

@@ -76,7 +76,8 @@ fn faulty_specs_are_refused() {
     assert_eq!(tools(MAX_SPECIALS + 1).to_bytes(), Err(Error::Tokenizer("too many tokens")));
     assert_eq!(tools(70_000).to_bytes(), Err(Error::Tokenizer("too many tokens")));
     let pairs = (0..=255u16).flat_map(|l| (0..=255).map(move |r| (l, r)));
-    let merges = |n: usize| TokenizerSpec { merges: pairs.clone().take(n).collect(), ..TokenizerSpec::default() };
+    let merges =
+        |n: usize| TokenizerSpec { merges: pairs.clone().take(n).collect(), ..TokenizerSpec::default() };
     assert_eq!(TokenizerTable::parse(&merges(65_280).to_bytes().unwrap()).unwrap().vocab(), 65_536);
     assert_eq!(merges(65_281).to_bytes(), Err(Error::Tokenizer("too many tokens")));
 }
@@ -160,7 +161,11 @@ fn faulty_alphabets_are_refused() {
         spec.to_bytes().unwrap_err()
     };
     let alphabet = Error::Tokenizer("alphabet");
-    assert_eq!(refusal(&|s| s.specials[1].1 = "<other>".into()), alphabet, "nothing to write other bytes with");
+    assert_eq!(
+        refusal(&|s| s.specials[1].1 = "<other>".into()),
+        alphabet,
+        "nothing to write other bytes with"
+    );
     assert_eq!(refusal(&|s| s.specials[1].0 = SpecialKind::Tool), alphabet);
     assert_eq!(refusal(&|s| (s.alphabet, s.merges) = (Alphabet::of([]), Vec::new())), alphabet);
     assert_eq!(refusal(&|s| s.merges[0].1 = 6), Error::Tokenizer("merge of a later or special token"));

@@ -53,7 +53,8 @@ impl World {
             pairs.push((id(left), id(right)));
             known.push([left.as_bytes(), right.as_bytes()].concat());
         }
-        let tokenizer = TokenizerSpec { specials, merges: pairs, ..TokenizerSpec::default() }.to_bytes().unwrap();
+        let tokenizer =
+            TokenizerSpec { specials, merges: pairs, ..TokenizerSpec::default() }.to_bytes().unwrap();
         let table = TokenizerTable::parse(&tokenizer).unwrap();
         let (tool, slot) = (first - (slots + tools.len()) as u16, first - slots as u16);
         let spec = |(at, (required, repeatable, value)): (u16, &(bool, bool, ValueSpec))| SlotSpec {

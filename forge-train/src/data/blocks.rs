@@ -190,8 +190,7 @@ mod tests {
     #[test]
     fn random_places_reach_the_whole_text() {
         let source = blocks(300, 20, 10, Order::Random);
-        let starts: Vec<u32> =
-            (0..300).flat_map(|s| source.batch(s).ids).step_by(20).collect();
+        let starts: Vec<u32> = (0..300).flat_map(|s| source.batch(s).ids).step_by(20).collect();
         assert_eq!((starts.iter().min(), starts.iter().max()), (Some(&0), Some(&279)));
     }
 

@@ -101,6 +101,19 @@ pub fn held_out_from(path: &Path) -> Result<u64> {
     Ok(cut + next.iter().take_while(|byte| **byte & 0xC0 == 0x80).count() as u64)
 }
 
+/// The text of a file.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be read, [`Error::Data`] naming the line that is not UTF-8.
+pub fn text(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    String::from_utf8(bytes).map_err(|e| {
+        let valid = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = valid.split(|b| *b == b'\n').count();
+        Error::Data { path: path.into(), line, what: "not UTF-8 text; expected plain text".into() }
+    })
+}
+
 /// The data set of a text file: the first 90 % of its bytes to train on in windows, the rest to validate on, cut
 /// into excerpts of at most `excerpt` bytes at paragraph or line ends where there are any. The training text is
 /// also there as excerpts, for calibration; paragraphs that leak the held-out text are taken out of it.
@@ -108,12 +121,8 @@ pub fn held_out_from(path: &Path) -> Result<u64> {
 /// # Errors
 /// [`Error::Io`] when the file cannot be read, [`Error::Data`] when it is not UTF-8 or too short to split.
 pub fn corpus(path: &Path, excerpt: usize) -> Result<Dataset> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let text = text(path)?;
     let wrong = |line: usize, what: &str| Error::Data { path: path.into(), line, what: what.into() };
-    let text = std::str::from_utf8(&bytes).map_err(|e| {
-        let line = bytes[..e.valid_up_to()].split(|b| *b == b'\n').count();
-        wrong(line, "not UTF-8 text; expected plain text")
-    })?;
     let (train, valid) = text.split_at(held_out_from(path)? as usize);
     if train.trim().is_empty() || valid.trim().is_empty() {
         return Err(wrong(1, "too little text to split into train and valid"));

@@ -257,7 +257,7 @@ fn probe(model: &ModelConfig, precision: Precision) -> Result<f64> {
     let mut seconds = f64::INFINITY;
     for _ in 0..3 {
         let began = Instant::now();
-        let forward = network.forward(&input, ForwardOptions { halting: false })?;
+        let forward = network.forward(&input, ForwardOptions::default())?;
         let mut total = Tensor::new(0f32, &Device::Cpu)?;
         for answer in &forward.answers {
             total = (total + loss::weighted_cross_entropy(&network.logits(answer)?, &ids, &weights)?)?;
@@ -304,7 +304,9 @@ mod tests {
         let text: Vec<String> = (0..4000).map(|i| format!("number {} is {}", i, i * i)).collect();
         let specials =
             CONTROLS.iter().map(|c| (forge_formats::tokenizer::SpecialKind::Control, (*c).to_owned()));
-        let tokenizer = Tokenizer::train(text.iter(), specials.collect(), &crate::config::TokenizerConfig::bpe(400)).unwrap();
+        let tokenizer =
+            Tokenizer::train(text.iter(), specials.collect(), &crate::config::TokenizerConfig::bpe(400))
+                .unwrap();
         let model = Config::preset(Preset::Nano).model_config(tokenizer.vocab());
         let weights = Weights::init(&model, 1);
         let card = Card {

@@ -74,7 +74,8 @@ fn vocabularies_out_of_range_are_refused() {
 
 #[test]
 fn a_table_without_controls_is_refused() {
-    let spec = TokenizerSpec { specials: vec![(SpecialKind::Control, "<pad>".into())], ..TokenizerSpec::default() };
+    let spec =
+        TokenizerSpec { specials: vec![(SpecialKind::Control, "<pad>".into())], ..TokenizerSpec::default() };
     assert!(Tokenizer::from_spec(spec).is_err());
 }
 
