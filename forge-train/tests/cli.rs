@@ -240,7 +240,10 @@ fn running_text_and_questions_are_measured_and_files_compared() {
         serde_json::from_slice(&output.stdout).unwrap()
     };
     let whole = json(&["--corpus", "t.txt", "--block", "64"]);
-    assert_eq!((&whole["tokens"], &whole["text_bytes"]), (&Value::from(25 * 40 - 1), &Value::from(25 * 40 - 1)));
+    assert_eq!(
+        (&whole["tokens"], &whole["text_bytes"]),
+        (&Value::from(25 * 40 - 1), &Value::from(25 * 40 - 1))
+    );
     for figure in ["nats_per_token", "nats_per_character", "bits_per_byte"] {
         let [low, value, high] = ["low", "value", "high"].map(|key| whole[figure][key].as_f64().unwrap());
         assert!(0.0 < low && low <= value && value <= high, "{figure}");
@@ -257,7 +260,11 @@ fn running_text_and_questions_are_measured_and_files_compared() {
     }
     place.refuses(&["eval", "m.forge"], "--data", "");
     place.refuses(&["eval", "m.forge", "--corpus", "t.txt", "--questions", "q.jsonl"], "cannot be used", "");
-    place.refuses(&["eval", "m.forge", "--corpus", "t.txt", "--stride", "300"], "cannot be scored", "1 ≤ stride");
+    place.refuses(
+        &["eval", "m.forge", "--corpus", "t.txt", "--stride", "300"],
+        "cannot be scored",
+        "1 ≤ stride",
+    );
 }
 
 #[test]

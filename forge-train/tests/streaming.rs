@@ -68,7 +68,9 @@ fn child() {
         "stream" => {
             let tokenizer = TokenizerConfig { kind: TokenizerKind::Byte, vocab: 0 };
             let cache = path.with_extension("cache");
-            let settings = Settings { tokenizer: &tokenizer, seed: 1, clean: true, cache: &cache };
+            let (table, valid_share) = (None, 0.1);
+            let settings =
+                Settings { tokenizer: &tokenizer, table, valid_share, seed: 1, clean: true, cache: &cache };
             let corpus = prepare(path, &settings).unwrap();
             let blocks = Blocks::new(corpus.train, 256, 8, Order::Packed, 1, "streaming").unwrap();
             assert!((0..20).all(|step| blocks.batch(step).ids.len() == 8 * 256));

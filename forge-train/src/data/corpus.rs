@@ -28,6 +28,10 @@ const RULES: &[u8] = b"corpus 1";
 pub struct Settings<'a> {
     /// Kind and size of the tokenizer that is trained on it.
     pub tokenizer: &'a TokenizerConfig,
+    /// The table of a tokenizer to use instead.
+    pub table: Option<&'a [u8]>,
+    /// Share of the text that is held out, at its end.
+    pub valid_share: f64,
     /// Seed of the sample the tokenizer is trained on.
     pub seed: u64,
     /// Whether paragraphs that leak the held-out text are left out of training.
@@ -36,10 +40,10 @@ pub struct Settings<'a> {
     pub cache: &'a Path,
 }
 
-/// A text ready to train on: its first nine tenths, and the last to validate on.
+/// A text ready to train on, and its end to validate on.
 #[derive(Debug)]
 pub struct Corpus {
-    /// Trained on the training text.
+    /// Trained on the training text, unless one was given.
     pub tokenizer: Tokenizer,
     /// The training text's tokens.
     pub train: Arc<TokenFile>,
@@ -56,17 +60,22 @@ pub struct Corpus {
 /// split, [`Error::Usage`] for a vocabulary out of range.
 pub fn prepare(path: &Path, settings: &Settings<'_>) -> Result<Corpus> {
     let len = fs::metadata(path).map_err(Error::io("read", path))?.len();
-    let cut = held_out_from(path)?;
-    if cut < 2 || len - cut < 2 {
+    let cut = held_out_from(path, settings.valid_share)?;
+    if cut < 2 || len.saturating_sub(cut) < 2 {
         let what = "too little text to split into train and valid".into();
         return Err(Error::Data { path: path.into(), line: 1, what });
     }
     let overlap = held_out_ngrams(path, cut, len, settings.clean)?;
     let (tokenizer, hygiene) = learn(path, cut, settings, &overlap)?;
+    if hygiene.leaks == hygiene.seen {
+        let what = "all of the training text repeats what is held out at the end".into();
+        return Err(Error::Data { path: path.into(), line: 1, what });
+    }
     let text = hash_file(path)?;
     let clean = [u8::from(settings.clean)];
+    let cut_at = cut.to_le_bytes();
     let file = |part: &[u8], start: u64, end: u64, leaves_out: &Overlap| {
-        let key = Key::of(&[RULES, &text, part, &clean, tokenizer.table()]);
+        let key = Key::of(&[RULES, &text, &cut_at, part, &clean, tokenizer.table()]);
         let fill = |out: &mut TokenWriter<'_>| tokenise(path, start, end, &tokenizer, leaves_out, out);
         TokenFile::open_or(settings.cache, key, fill).map(Arc::new)
     };
@@ -87,12 +96,7 @@ fn held_out_ngrams(path: &Path, start: u64, end: u64, clean: bool) -> Result<Ove
 }
 
 /// Trains the tokenizer on the training text and counts what is left out of it.
-fn learn(
-    path: &Path,
-    cut: u64,
-    settings: &Settings<'_>,
-    overlap: &Overlap,
-) -> Result<(Tokenizer, Hygiene)> {
+fn learn(path: &Path, cut: u64, settings: &Settings<'_>, overlap: &Overlap) -> Result<(Tokenizer, Hygiene)> {
     let mut hygiene = Hygiene::default();
     let mut sample = Sample::new(SAMPLE_BYTES, settings.seed);
     let mut characters: BTreeSet<char> = BTreeSet::new();
@@ -110,6 +114,9 @@ fn learn(
                 TokenizerKind::Char => characters.extend(paragraph.chars()),
             }
         }
+    }
+    if let Some(table) = settings.table {
+        return Ok((Tokenizer::from_bytes(table)?, hygiene));
     }
     let texts = sample.into_texts().chain(Some(characters.into_iter().collect()));
     Ok((Tokenizer::train(texts, controls(), settings.tokenizer)?, hygiene))

@@ -1,9 +1,11 @@
 use super::*;
 use crate::data::blocks::Tokens;
+use crate::data::load::VALID_SHARE;
 
 fn text(paragraphs: usize) -> String {
     let mut rng = crate::rng::Rng::new(paragraphs as u64, &["corpus test"]);
-    let words = ["the", "storm", "harbour", "lantern", "quiet", "river", "copper", "window", "garden", "seven"];
+    let words =
+        ["the", "storm", "harbour", "lantern", "quiet", "river", "copper", "window", "garden", "seven"];
     let mut out = String::new();
     for _ in 0..paragraphs {
         let line: Vec<&str> = (0..20).map(|_| *rng.pick(&words)).collect();
@@ -17,7 +19,9 @@ fn prepared(content: &str, kind: TokenizerKind, clean: bool) -> Result<(tempfile
     let path = dir.path().join("text.txt");
     fs::write(&path, content).unwrap();
     let tokenizer = TokenizerConfig { kind, vocab: 320 };
-    let settings = Settings { tokenizer: &tokenizer, seed: 1, clean, cache: &dir.path().join("cache") };
+    let cache = &dir.path().join("cache");
+    let settings =
+        Settings { tokenizer: &tokenizer, table: None, valid_share: VALID_SHARE, seed: 1, clean, cache };
     let corpus = prepare(&path, &settings)?;
     let again = prepare(&path, &settings)?;
     assert_eq!(again.train.tokens(), corpus.train.tokens(), "what is cached is what was made");
@@ -30,7 +34,7 @@ fn tokens_are_those_of_the_whole_text() {
     let content = text(20_000);
     for kind in [TokenizerKind::Bpe, TokenizerKind::Byte, TokenizerKind::Char] {
         let (dir, corpus) = prepared(&content, kind, false).unwrap();
-        let cut = held_out_from(&dir.path().join("text.txt")).unwrap() as usize;
+        let cut = held_out_from(&dir.path().join("text.txt"), VALID_SHARE).unwrap() as usize;
         assert!(content.len() > 4 * crate::data::lines::CHUNK, "several chunks");
         assert!(corpus.train.tokens() == corpus.tokenizer.encode(&content[..cut]));
         assert!(corpus.valid.tokens() == corpus.tokenizer.encode(&content[cut..]));

@@ -46,7 +46,8 @@ fn no_held_out_row_stays_in_training() {
 
 fn sentence(seed: u64) -> String {
     let mut rng = crate::rng::Rng::at_step(seed, "sentence", 0);
-    let words = ["storm", "harbour", "lantern", "quiet", "river", "copper", "window", "garden", "seven", "letter"];
+    let words =
+        ["storm", "harbour", "lantern", "quiet", "river", "copper", "window", "garden", "seven", "letter"];
     (0..30).map(|_| *rng.pick(&words)).collect::<Vec<_>>().join(" ")
 }
 
@@ -55,7 +56,9 @@ fn paragraphs_of_the_held_out_text_are_told() {
     let mut overlap = Overlap::default();
     (0..50).for_each(|i| overlap.add(&sentence(i)));
     for i in 0..50 {
-        assert!(overlap.leaks(&sentence(i)) && overlap.leaks(&sentence(i).to_uppercase().replace(' ', ",  ")));
+        assert!(
+            overlap.leaks(&sentence(i)) && overlap.leaks(&sentence(i).to_uppercase().replace(' ', ",  "))
+        );
         assert!(!overlap.leaks(&sentence(i + 1000)), "new text stays");
         let mixed = format!("{} {}", sentence(i), sentence(i + 1000));
         assert!(!overlap.leaks(&format!("{mixed} {}", sentence(i + 2000))), "a third of it is known");

@@ -47,7 +47,9 @@ impl Lines {
                 return Ok(None);
             }
             if read > MAX_LINE {
-                return Err(self.wrong(format!("a line of more than {MAX_LINE} bytes; expected an example a line")));
+                return Err(
+                    self.wrong(format!("a line of more than {MAX_LINE} bytes; expected an example a line"))
+                );
             }
             let text = std::str::from_utf8(&self.bytes)
                 .map_err(|e| self.wrong(format!("not UTF-8 text after byte {}", e.valid_up_to())))?;

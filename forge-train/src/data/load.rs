@@ -17,6 +17,8 @@ const ACKNOWLEDGED: f32 = 0.25;
 pub const ACKNOWLEDGEMENT: &str = "okay: ";
 /// Share of the training examples that become the validation split where none is given.
 const HELD_OUT: usize = 10;
+/// Share of a text that is held out at its end, unless a run says otherwise.
+pub const VALID_SHARE: f64 = 0.1;
 
 /// Reads a JSONL file; blank lines are skipped.
 ///
@@ -86,14 +88,14 @@ fn acknowledgement(call: &Example) -> Example {
     Example { system: None, completion: Completion::Text(reply), ..call.clone() }
 }
 
-/// Where the held-out part of a text file begins, in bytes: at the first character from nine tenths on.
+/// Where the last `share` of a text file begins, in bytes, at a character: the part that is held out.
 ///
 /// # Errors
 /// [`Error::Io`] when the file cannot be read.
-pub fn held_out_from(path: &Path) -> Result<u64> {
+pub fn held_out_from(path: &Path, share: f64) -> Result<u64> {
     let read = || Error::io("read", path);
     let mut file = File::open(path).map_err(read())?;
-    let cut = file.metadata().map_err(read())?.len() / HELD_OUT as u64 * (HELD_OUT as u64 - 1);
+    let cut = ((1.0 - share) * file.metadata().map_err(read())?.len() as f64) as u64;
     file.seek(SeekFrom::Start(cut)).map_err(read())?;
     // A character has three continuation bytes at most.
     let mut next = Vec::new();
@@ -123,11 +125,14 @@ pub fn text(path: &Path) -> Result<String> {
 pub fn corpus(path: &Path, excerpt: usize) -> Result<Dataset> {
     let text = text(path)?;
     let wrong = |line: usize, what: &str| Error::Data { path: path.into(), line, what: what.into() };
-    let (train, valid) = text.split_at(held_out_from(path)? as usize);
+    let (train, valid) = text.split_at(held_out_from(path, VALID_SHARE)? as usize);
     if train.trim().is_empty() || valid.trim().is_empty() {
         return Err(wrong(1, "too little text to split into train and valid"));
     }
     let (train, hygiene) = without_leaks(train, valid);
+    if train.trim().is_empty() {
+        return Err(wrong(1, "all of the training text repeats what is held out at the end"));
+    }
     let excerpts = |text: &str| chunks(text, excerpt).into_iter().map(excerpt_of).collect();
     Ok(Dataset {
         train: excerpts(&train),

@@ -35,7 +35,8 @@ impl Mixture {
         if sources.is_empty() || sources.iter().any(|(_, weight)| *weight == 0) {
             return Err(usage("a mixture needs sources of weights above 0".into()));
         }
-        let sources: Vec<_> = sources.into_iter().map(|(source, weight)| (source, weight / divisor)).collect();
+        let sources: Vec<_> =
+            sources.into_iter().map(|(source, weight)| (source, weight / divisor)).collect();
         let total = sources.iter().fold(0u64, |sum, (_, weight)| sum.saturating_add(*weight));
         if total > MAX_WINDOW as u64 {
             return Err(usage(format!("weights whose sum is {total} make a window of so many steps")));
@@ -57,8 +58,11 @@ impl BatchSource for Mixture {
 /// A window's order: the `k`-th turn of a source of weight `w` falls due at `(k + ½) / w` of it; among equals the earlier
 /// source comes first. So any part of a window has each source's share to within one or two turns.
 fn spread(weights: &[u64]) -> Vec<(usize, u64)> {
-    let mut turns: Vec<(usize, u64)> =
-        weights.iter().enumerate().flat_map(|(source, weight)| (0..*weight).map(move |k| (source, k))).collect();
+    let mut turns: Vec<(usize, u64)> = weights
+        .iter()
+        .enumerate()
+        .flat_map(|(source, weight)| (0..*weight).map(move |k| (source, k)))
+        .collect();
     // (2a + 1) / 2v against (2b + 1) / 2w, without division.
     turns.sort_by(|(s, a), (t, b)| {
         let due = |k: u64, other: u64| (2 * k + 1) * other;
@@ -113,7 +117,8 @@ mod tests {
     }
 
     fn mixture(weights: &[u64]) -> Result<Mixture> {
-        let source = |(name, weight): (usize, &u64)| (Arc::new(Named(name as u32)) as Arc<dyn BatchSource>, *weight);
+        let source =
+            |(name, weight): (usize, &u64)| (Arc::new(Named(name as u32)) as Arc<dyn BatchSource>, *weight);
         Mixture::new(weights.iter().enumerate().map(source).collect())
     }
 
@@ -144,7 +149,11 @@ mod tests {
                 given(&mixture, 0..50).iter().filter(|(s, _)| *s == source).map(|(_, step)| *step).collect();
             assert!(steps.iter().copied().eq(0..steps.len() as u32), "{steps:?}");
         }
-        assert_eq!(given(&mixture, 30..50), given(&mixture, 0..50)[30..], "a step is all that resuming needs");
+        assert_eq!(
+            given(&mixture, 30..50),
+            given(&mixture, 0..50)[30..],
+            "a step is all that resuming needs"
+        );
     }
 
     #[test]

@@ -63,7 +63,8 @@ mod tests {
 
     #[test]
     fn every_part_of_the_text_has_its_share() {
-        let picked: Vec<usize> = (0..40).flat_map(|s| sample(1000, 500, s)).map(|t| t.parse().unwrap()).collect();
+        let picked: Vec<usize> =
+            (0..40).flat_map(|s| sample(1000, 500, s)).map(|t| t.parse().unwrap()).collect();
         let early = picked.iter().filter(|i| **i < 250).count();
         assert!((900..1100).contains(&early), "about 1000 of {}: {early}", picked.len());
     }

@@ -106,8 +106,8 @@ fn asked(question: &str) -> Example {
 pub fn evaluate_choices(file: &[u8], questions: &[Question]) -> Result<ChoiceReport> {
     let chosen = choose(file, questions)?;
     let rate = |way: usize| Rate::of(questions.iter().zip(&chosen).map(|(q, c)| c[way] == q.answer));
-    let chance = questions.iter().map(|q| 1.0 / q.choices.len() as f64).sum::<f64>()
-        / questions.len().max(1) as f64;
+    let chance =
+        questions.iter().map(|q| 1.0 / q.choices.len() as f64).sum::<f64>() / questions.len().max(1) as f64;
     let above = |rate: Rate| {
         let [low, high] = rate.interval();
         [rate.value(), low, high].map(|p| (p - chance) / (1.0 - chance))
@@ -129,7 +129,11 @@ mod tests {
     use crate::eval::tests::{constant_model, model, tokenizer};
 
     fn question(choices: &[&str], answer: usize) -> Question {
-        Question { question: "which".into(), choices: choices.iter().map(|c| c.to_string()).collect(), answer }
+        Question {
+            question: "which".into(),
+            choices: choices.iter().map(|c| c.to_string()).collect(),
+            answer,
+        }
     }
 
     /// A model that finds one token likely chooses what is made of it.
@@ -165,8 +169,12 @@ mod tests {
         let good = r#"{"question":"q","choices":["a","b"],"answer":1,"id":3}"#;
         std::fs::write(&path, format!("{good}\n\n{good}\n")).unwrap();
         assert_eq!(questions(&path).unwrap().len(), 2);
-        for bad in [r#"{"question":"q"}"#, r#"{"question":"q","choices":["a"],"answer":0}"#, "{",
-                    r#"{"question":"q","choices":["a","b"],"answer":2}"#] {
+        for bad in [
+            r#"{"question":"q"}"#,
+            r#"{"question":"q","choices":["a"],"answer":0}"#,
+            "{",
+            r#"{"question":"q","choices":["a","b"],"answer":2}"#,
+        ] {
             std::fs::write(&path, format!("{good}\n{bad}\n")).unwrap();
             let error = questions(&path).unwrap_err();
             assert!(error.to_string().contains("q.jsonl:2: "), "{error}");

@@ -11,7 +11,7 @@ mod rate;
 mod runner;
 mod sample;
 mod score;
-mod text;
+pub mod text;
 
 use std::time::Instant;
 

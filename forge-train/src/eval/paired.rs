@@ -57,7 +57,14 @@ mod tests {
     /// Values of R's `binom.test(c(a, b))`.
     #[test]
     fn p_values_are_the_binomials() {
-        for ((a, b), p) in [((0, 0), 1.0), ((1, 0), 1.0), ((5, 5), 1.0), ((0, 5), 0.0625), ((2, 8), 0.109375), ((10, 1), 0.01171875)] {
+        for ((a, b), p) in [
+            ((0, 0), 1.0),
+            ((1, 0), 1.0),
+            ((5, 5), 1.0),
+            ((0, 5), 0.0625),
+            ((2, 8), 0.109375),
+            ((10, 1), 0.01171875),
+        ] {
             assert!((mcnemar(a, b) - p).abs() < 1e-12, "{a} {b}: {}", mcnemar(a, b));
             assert_eq!(mcnemar(a, b), mcnemar(b, a));
         }
@@ -70,7 +77,9 @@ mod tests {
         let worse: Vec<bool> = (0..400).map(|i| i % 10 < 5).collect();
         let paired = Paired::of(&first, &worse);
         assert_eq!((paired.n, paired.first_only, paired.second_only), (400, 40, 0));
-        assert!((paired.difference.value - 0.1).abs() < 1e-12 && paired.difference.low > 0.0 && paired.p < 1e-9);
+        assert!(
+            (paired.difference.value - 0.1).abs() < 1e-12 && paired.difference.low > 0.0 && paired.p < 1e-9
+        );
         let mixed: Vec<bool> = (0..400).map(|i| (i + 3) % 10 < 6).collect();
         let even = Paired::of(&first, &mixed);
         assert!(even.p > 0.9 && even.difference.low < 0.0 && even.difference.high > 0.0, "{even:?}");

@@ -47,7 +47,9 @@ fn options(prepared: Prepared<'_>, together: usize) -> Options<'_> {
 fn side_by_side(model: &Model<'_>, prepared: Prepared<'_>, spans: usize) -> usize {
     let threads = rayon::current_num_threads();
     let mut together = spans.div_ceil(threads).clamp(1, TOGETHER);
-    while together > 1 && model.batch_workspace(&options(prepared, together), together) > MOST_MEMORY / threads {
+    while together > 1
+        && model.batch_workspace(&options(prepared, together), together) > MOST_MEMORY / threads
+    {
         together /= 2;
     }
     together

@@ -135,7 +135,10 @@ fn windows(len: usize, options: &TextOptions) -> Result<Vec<[usize; 3]>> {
     let usage = |what: String, hint: &str| Err(Error::Usage { what, hint: hint.into() });
     let TextOptions { block, stride, together } = *options;
     if block == 0 || !(1..=block).contains(&stride) || together == Some(0) {
-        return usage(format!("blocks of {block} tokens every {stride} cannot be scored"), "use 1 ≤ stride ≤ block");
+        return usage(
+            format!("blocks of {block} tokens every {stride} cannot be scored"),
+            "use 1 ≤ stride ≤ block",
+        );
     }
     if len < 2 {
         return usage(format!("a text of {len} tokens has nothing to predict"), "give more text");
@@ -174,6 +177,16 @@ pub fn evaluate_text(file: &[u8], text: &TextTokens, options: &TextOptions) -> R
         bits_per_byte: per(&|b| b.bytes).times(std::f64::consts::LOG2_E),
         tokens_per_second: read as f64 / seconds.max(1e-9),
     })
+}
+
+/// Measures a text in blocks of `block` predictions, side by side, in the file's own tokens.
+///
+/// # Errors
+/// As [`score_text`].
+pub fn evaluate(file: &[u8], text: &str, block: usize) -> Result<TextReport> {
+    let model = Model::parse(file).map_err(failed)?;
+    let tokenizer = Tokenizer::from_spec(model.file().tokenizer().to_spec())?;
+    evaluate_text(file, &TextTokens::of(&tokenizer, text), &TextOptions::blocks(block))
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@ use forge_runtime::Session;
 use super::*;
 use crate::eval::tests::{constant_model, model, tokenizer};
 
-const TEXT: &str = "First, hear me speak.\nSpeak, speak – “we” know’t.\n\nResolved. resolved. What authority surfeits on?";
+const TEXT: &str =
+    "First, hear me speak.\nSpeak, speak – “we” know’t.\n\nResolved. resolved. What authority surfeits on?";
 
 /// The same by definition: one token at a time, each window in a session of its own, probabilities in f64.
 fn naive(file: &[u8], ids: &[u16], block: usize, stride: usize) -> Vec<f64> {
@@ -39,7 +40,11 @@ fn batched_scores_are_those_of_the_definition() {
             let expected = naive(&file, &text.ids, block, stride);
             assert_eq!(blocks.len(), expected.len());
             for (found, expected) in blocks.iter().zip(&expected) {
-                assert!((found.nats - expected).abs() < 1e-6 * expected.max(1.0), "{} {expected}", found.nats);
+                assert!(
+                    (found.nats - expected).abs() < 1e-6 * expected.max(1.0),
+                    "{} {expected}",
+                    found.nats
+                );
             }
         }
     }
@@ -83,6 +88,14 @@ fn every_token_but_the_first_counts_once() {
         assert!((report.bits_per_byte.value - bits).abs() < 1e-9);
         assert!(report.bits_per_byte.low <= bits + 1e-9 && report.bits_per_byte.high >= bits - 1e-9);
     }
+}
+
+#[test]
+fn a_file_knows_its_own_tokens() {
+    let file = model();
+    let text = TextTokens::of(&tokenizer(&file), TEXT);
+    let expected = evaluate_text(&file, &text, &TextOptions::blocks(16)).unwrap();
+    assert_eq!(evaluate(&file, TEXT, 16).unwrap().nats_per_token, expected.nats_per_token);
 }
 
 #[test]

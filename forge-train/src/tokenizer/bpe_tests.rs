@@ -98,9 +98,11 @@ fn model(tokenizer: &Tokenizer) -> BPE {
         let [l, r] = pair;
         merges.push((l, r));
     }
-    let vocab: std::collections::HashMap<String, u32> =
-        tokens.into_iter().zip(specials as u32..).collect();
-    BPE::builder().vocab_and_merges(vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges).build().unwrap()
+    let vocab: std::collections::HashMap<String, u32> = tokens.into_iter().zip(specials as u32..).collect();
+    BPE::builder()
+        .vocab_and_merges(vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
+        .build()
+        .unwrap()
 }
 
 proptest! {

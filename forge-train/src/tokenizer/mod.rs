@@ -5,8 +5,6 @@
 
 mod bpe;
 mod characters;
-#[cfg(test)]
-mod old_bpe;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -83,6 +81,12 @@ impl Tokenizer {
     }
 
     fn of_characters(found: &BTreeSet<char>, specials: Vec<(SpecialKind, String)>) -> Result<Self> {
+        if found.is_empty() {
+            return Err(Error::Usage {
+                what: "a text without characters makes no tokenizer of characters".into(),
+                hint: "give more text, or set `tokenizer.kind` to bpe or byte".into(),
+            });
+        }
         let table = characters::table(found, specials.len() as u16);
         let (alphabet, merges) = table.ok_or_else(|| Error::Usage {
             what: format!("{} different characters do not fit a vocabulary of 65536", found.len()),

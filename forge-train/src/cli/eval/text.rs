@@ -26,9 +26,9 @@ pub(super) struct Cutting {
     /// Blocks read side by side; figures do not depend on it
     #[arg(long, value_name = "N")]
     together: Option<usize>,
-    /// Only the last tenth of --corpus, which training with `--corpus` leaves out
-    #[arg(long)]
-    held_out: bool,
+    /// Only the end of --corpus that training leaves out: a tenth, or this share
+    #[arg(long, value_name = "SHARE", num_args = 0..=1, require_equals = true, default_missing_value = "0.1")]
+    held_out: Option<f64>,
 }
 
 impl Cutting {
@@ -52,7 +52,8 @@ pub(super) fn main(files: &Files, corpus: &Path, cutting: &Cutting, json: bool) 
     let others = tokens(second)?;
     if own.ids != others.ids {
         return Err(Error::Usage {
-            what: "the two files cut this text into different tokens, so their blocks cannot be paired".into(),
+            what: "the two files cut this text into different tokens, so their blocks cannot be paired"
+                .into(),
             hint: "measure each on its own; bits per byte compare across tokenizers".into(),
         }
         .into());
@@ -68,11 +69,11 @@ pub(super) fn main(files: &Files, corpus: &Path, cutting: &Cutting, json: bool) 
 }
 
 /// The text in the tokens of a file.
-fn read(path: &Path, bytes: &[u8], corpus: &Path, held_out: bool) -> Result<TextTokens> {
+fn read(path: &Path, bytes: &[u8], corpus: &Path, held_out: Option<f64>) -> Result<TextTokens> {
     let model = model::parse(path, bytes)?;
     let tokenizer = Tokenizer::from_spec(model.file().tokenizer().to_spec())?;
     let end = fs::metadata(corpus).map_err(Error::io("read", corpus))?.len();
-    let start = if held_out { held_out_from(corpus)? } else { 0 };
+    let start = held_out.map_or(Ok(0), |share| held_out_from(corpus, share))?;
     let mut chunks = Chunks::open(corpus, start, end)?;
     let mut tokens = TextTokens::default();
     while let Some(text) = chunks.next()? {
@@ -95,7 +96,11 @@ fn table(report: &TextReport) -> String {
         row(name, value, interval)
     };
     let TextReport { block, stride, .. } = report;
-    let cut = if block == stride { format!("of {block} tokens") } else { format!("of {block} tokens every {stride}") };
+    let cut = if block == stride {
+        format!("of {block} tokens")
+    } else {
+        format!("of {block} tokens every {stride}")
+    };
     let rows = [
         row("file", size(report.bytes), format!("{} B", report.bytes)),
         row("blocks", count(report.blocks as u64), cut),
