@@ -64,6 +64,9 @@ pub struct TrainConfig {
     pub qk_clip: f32,
     /// Steps from one measurement of attention logits to the next.
     pub qk_clip_every: u64,
+    /// Share of the embedding and of every residual branch's outcome that is dropped; 0 for none.
+    #[serde(default)]
+    pub dropout: f32,
     /// Decay of the weights' exponential average, which is what the stage hands on; 0 is off.
     pub ema: f32,
     /// Average latents of ternary projections all the same, although averages of them round to zero.
@@ -95,6 +98,7 @@ impl TrainConfig {
             grokfast_alpha: 0.98,
             qk_clip: 0.0,
             qk_clip_every: 1,
+            dropout: 0.0,
             ema: 0.0,
             ema_ternary: false,
         }
@@ -156,6 +160,7 @@ impl TrainConfig {
             ("grokfast_alpha", share(self.grokfast_alpha), "from 0 to below 1"),
             ("qk_clip", self.qk_clip.is_finite() && self.qk_clip >= 0.0, "a number from 0"),
             ("qk_clip_every", self.qk_clip_every > 0, "at least 1"),
+            ("dropout", share(self.dropout), "from 0 to below 1"),
             ("ema", share(self.ema), "from 0 to below 1"),
         ];
         for (name, holds, range) in rules {

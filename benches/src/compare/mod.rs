@@ -1,4 +1,4 @@
-//! Comparisons with other runtimes, on random models of the same shapes.
+//! Comparisons with other runtimes and trainers, on random models of the same shapes.
 
 mod contestant;
 mod device;
@@ -10,6 +10,7 @@ mod ours;
 mod peer;
 mod report;
 mod shape;
+pub(crate) mod training;
 
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,8 @@ pub(crate) enum Compare {
     Inference(inference::Options),
     /// Time from the start of the process to the first token, and peak memory
     Load(load::Options),
+    /// Tokens a second of training steps, beside PyTorch
+    Training(training::Options),
     /// Tokens a second of training on a GPU
     Device(device::Options),
 }
@@ -38,6 +41,7 @@ impl Compare {
         match self {
             Self::Inference(options) => inference::run(options),
             Self::Load(options) => load::run(options),
+            Self::Training(options) => training::run(options),
             Self::Device(options) => device::run(options),
         }
     }

@@ -11,7 +11,7 @@ use crate::engine::prefetch::Prefetch;
 use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard};
 use crate::error::{Error, Result};
-use crate::nn::{Forward, ForwardOptions, Network, loss};
+use crate::nn::{Dropout, Forward, ForwardOptions, Network, loss};
 
 /// A batch's ids as the tensor the network takes, `(rows, cols)`; on the host, wherever the network is.
 ///
@@ -26,14 +26,19 @@ pub struct LanguageModel {
     source: Prefetch,
     supervision: Supervision,
     halts: bool,
+    /// Rate and seed.
+    dropout: Option<(f32, u64)>,
 }
 
 /// How the loss of a batch is put together.
-#[derive(Clone)]
-struct Supervision {
-    recursions: Vec<f32>,
-    halt_weight: f32,
-    halt_margin: f32,
+#[derive(Clone, Debug, PartialEq)]
+pub struct Supervision {
+    /// Weight of each recursion's loss, last entry for the last; shorter lists are padded at the front.
+    pub recursions: Vec<f32>,
+    /// Weight of the halting head's binary cross-entropy.
+    pub halt_weight: f32,
+    /// A recursion counts as useful when it lowers the token's loss by more than this (nats).
+    pub halt_margin: f32,
 }
 
 impl LanguageModel {
@@ -44,7 +49,12 @@ impl LanguageModel {
             halt_weight: cognate.halt_weight,
             halt_margin: cognate.halt_margin,
         };
-        Self { source: Prefetch::new(source), supervision, halts: true }
+        Self::supervised(source, supervision)
+    }
+
+    /// Trains on the batches of `source`.
+    pub fn supervised(source: Arc<dyn BatchSource>, supervision: Supervision) -> Self {
+        Self { source: Prefetch::new(source), supervision, halts: true, dropout: None }
     }
 
     /// Runs every recursion of every token: for the first stage, in which later recursions have yet to become
@@ -52,6 +62,18 @@ impl LanguageModel {
     pub fn without_halting(mut self) -> Self {
         self.halts = false;
         self
+    }
+
+    /// Drops elements at `rate`, 0 for none; masks follow from `seed`, the step and the part of its batch.
+    pub fn with_dropout(mut self, rate: f32, seed: u64) -> Self {
+        self.dropout = (rate > 0.0).then_some((rate, seed));
+        self
+    }
+
+    /// What the forward pass of part `part` of step `step` does.
+    fn options(&self, network: &Network, step: u64, part: u32) -> ForwardOptions {
+        let dropout = self.dropout.map(|(rate, seed)| Dropout { rate, seed, step, part });
+        ForwardOptions { halting: self.halts_at(network, step), dropout }
     }
 
     /// Every other step lets halted tokens really halt, so that the network learns to read the state they carry
@@ -71,30 +93,33 @@ impl LanguageModel {
     /// If a tensor operation fails.
     pub fn loss(&self, network: &Network, step: u64) -> Result<Tensor> {
         let batch = self.source.batch(step);
-        self.supervision.loss(network, &batch, self.halts_at(network, step))
+        self.supervision.loss(network, &batch, self.options(network, step, 0))
     }
 }
 
 impl Objective for LanguageModel {
     fn shards(&mut self, network: &Network, step: u64, split: Split) -> Result<Vec<Shard<'_>>> {
-        let halting = self.halts_at(network, step);
         let supervision = &self.supervision;
         Ok(split
             .deal(&self.source.batch(step))
             .into_iter()
-            .map(|batch| Shard {
-                weight: batch.weights.iter().sum(),
-                tokens: batch.ids.len(),
-                work: Box::new(move |network| supervision.loss(network, &batch, halting)),
+            .zip(0..)
+            .map(|(batch, part)| {
+                let options = self.options(network, step, part);
+                Shard {
+                    weight: batch.weights.iter().sum(),
+                    tokens: batch.ids.len(),
+                    work: Box::new(move |network| supervision.loss(network, &batch, options)),
+                }
             })
             .collect())
     }
 }
 
 impl Supervision {
-    fn loss(&self, network: &Network, batch: &Batch, halting: bool) -> Result<Tensor> {
-        let forward = network.forward(&batch_ids(batch)?, ForwardOptions { halting })?;
-        self.of(network, &forward, batch, !halting)
+    fn loss(&self, network: &Network, batch: &Batch, options: ForwardOptions) -> Result<Tensor> {
+        let forward = network.forward(&batch_ids(batch)?, options)?;
+        self.of(network, &forward, batch, !options.halting)
     }
 
     /// Deep supervision, and the halting head's loss where `teach_halting` is set.
@@ -103,11 +128,13 @@ impl Supervision {
         let teach_halting = teach_halting && self.halt_weight > 0.0 && !forward.halt.is_empty();
         let (mut terms, mut scores) = (Vec::new(), Vec::new());
         for (t, answer) in forward.answers.iter().enumerate() {
-            let logits = network.logits(answer)?;
-            if teach_halting {
+            let ce = if teach_halting {
+                let logits = network.logits(answer)?;
                 scores.push(loss::token_scores(&logits, &batch.targets)?);
-            }
-            let ce = loss::weighted_cross_entropy(&logits, &batch.targets, &batch.weights)?;
+                loss::weighted_cross_entropy(&logits, &batch.targets, &batch.weights)?
+            } else {
+                network.cross_entropy(answer, &batch.targets, &batch.weights)?
+            };
             terms.push((ce, supervision_weight(&self.recursions, t, recursions)));
         }
         let ce = weighted_mean(&terms)?;
@@ -156,23 +183,24 @@ pub struct Distillation {
 
 impl Objective for Distillation {
     fn shards(&mut self, network: &Network, step: u64, split: Split) -> Result<Vec<Shard<'_>>> {
-        let halting = self.data.halts_at(network, step);
         let (supervision, teacher, weight) = (&self.data.supervision, &self.teacher, self.weight);
+        let telling = ForwardOptions { halting: teacher.config().halting, ..Default::default() };
         Ok(split
             .deal(&self.data.source.batch(step))
             .into_iter()
-            .map(|batch| Shard {
-                weight: batch.weights.iter().sum(),
-                tokens: batch.ids.len(),
-                work: Box::new(move |network| {
+            .zip(0..)
+            .map(|(batch, part)| {
+                let (options, shard) = (self.data.options(network, step, part), batch.weights.iter().sum());
+                let tokens = batch.ids.len();
+                let work = move |network: &Network| {
                     let ids = batch_ids(&batch)?;
-                    let told = teacher.forward(&ids, ForwardOptions { halting: teacher.config().halting })?;
-                    let told = teacher.logits(told.answer())?;
-                    let forward = network.forward(&ids, ForwardOptions { halting })?;
+                    let told = teacher.logits(teacher.forward(&ids, telling)?.answer())?;
+                    let forward = network.forward(&ids, options)?;
                     let kl = loss::kl(&network.logits(forward.answer())?, &told, &batch.weights, 1.0)?;
-                    let data = supervision.of(network, &forward, &batch, !halting)?;
+                    let data = supervision.of(network, &forward, &batch, !options.halting)?;
                     Ok(((kl * f64::from(weight))? + (data * f64::from(1.0 - weight))?)?)
-                }),
+                };
+                Shard { weight: shard, tokens, work: Box::new(work) }
             })
             .collect())
     }

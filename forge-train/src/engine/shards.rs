@@ -80,7 +80,8 @@ impl Pools {
 }
 
 fn gradient(network: &Network, work: Work<'_>) -> Part {
-    let loss = work(network)?;
-    let grads = Gradients::collect(network.vars(), &mut loss.backward()?)?;
+    let network = network.for_backward();
+    let loss = work(&network)?;
+    let grads = network.gradients(&loss)?;
     Ok((loss.detach(), grads))
 }

@@ -8,9 +8,13 @@ use forge_formats::config::ModelConfig;
 use forge_formats::role::{Role, RoleKind};
 
 use super::forward::{Forward, ForwardOptions, Observer, Pass};
+#[cfg(feature = "cuda")]
+use super::ops::DeviceWeight;
 use super::ops::quant::{Blend, Grid, QuantWeight};
-use super::ops::{Arg, DeviceWeight, host};
+use super::ops::sink::Sink;
+use super::ops::{Arg, Form, host};
 use crate::error::{Error, Result};
+use crate::optim::Gradients;
 use crate::weights::{Key, Matrix, Weights};
 
 /// How projections are computed.
@@ -61,6 +65,7 @@ pub struct Network {
     precision: Precision,
     straight_through: bool,
     tracked: bool,
+    sink: Option<Arc<Sink>>,
 }
 
 impl Network {
@@ -83,7 +88,7 @@ impl Network {
             vars.insert((role, layer), Var::from_tensor(&tensor)?);
         }
         let device = device.clone();
-        Ok(Self { config, vars, device, precision, straight_through: true, tracked: true })
+        Ok(Self { config, vars, device, precision, straight_through: true, tracked: true, sink: None })
     }
 
     /// Where the parameters are and the computation happens.
@@ -119,7 +124,42 @@ impl Network {
 
     /// A view of the same parameters, later updates included, whose forward passes record no graph.
     pub fn detached(&self) -> Self {
-        Self { tracked: false, ..self.clone() }
+        Self { tracked: false, sink: None, ..self.clone() }
+    }
+
+    /// A view of the same parameters for one loss and its backward pass, by [`Network::gradients`]. On the CPU whole
+    /// blocks run as one operation, and what they give as gradients of parameters bypasses candle's graph.
+    pub fn for_backward(&self) -> Self {
+        Self { sink: self.device.is_cpu().then(Arc::default), ..self.clone() }
+    }
+
+    /// Gradients of `loss` with respect to all parameters.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn gradients(&self, loss: &Tensor) -> Result<Gradients> {
+        let mut grads = Gradients::collect(&self.vars, &mut loss.backward()?)?;
+        if let Some(sink) = &self.sink {
+            grads.add(Gradients::from_map(sink.take()))?;
+        }
+        Ok(grads)
+    }
+
+    /// Where gradients of parameters bypass the graph, none when all take part in it.
+    pub(super) fn sink(&self) -> Option<&Arc<Sink>> {
+        self.sink.as_ref().filter(|_| self.tracked)
+    }
+
+    /// Weighted mean cross entropy of the next token after each of `answer`'s rows `[n, dim]`, in nats; 0 without
+    /// gradient when all weights are 0.
+    ///
+    /// # Errors
+    /// If the numbers of rows, targets and weights differ, or a target is outside the vocabulary.
+    pub fn cross_entropy(&self, answer: &Tensor, targets: &[u32], weights: &[f32]) -> Result<Tensor> {
+        match self.sink() {
+            Some(sink) => super::fused::cross_entropy(self, sink, answer, targets, weights),
+            None => super::loss::weighted_cross_entropy(&self.logits(answer)?, targets, weights),
+        }
     }
 
     /// A copy of the parameters on the host.
@@ -164,7 +204,7 @@ impl Network {
     /// # Errors
     /// As [`Network::forward`].
     pub fn forward_observed<'o>(&'o self, ids: &Tensor, observer: &'o mut Observer<'o>) -> Result<Forward> {
-        Pass::new(self, ids)?.observed(observer).run(ForwardOptions { halting: false })
+        Pass::new(self, ids)?.observed(observer).run(ForwardOptions::default())
     }
 
     /// Logits `[n, vocab]` of answers `[n, dim]`.
@@ -188,6 +228,7 @@ impl Network {
                 Some((Grid::Ternary, lambda))
             }
             (RoleKind::Table, Precision { tables: Tables::Int8, .. }) => Some((Grid::Int8, 1.0)),
+            (RoleKind::Vector, _) => return Ok(Form::default()),
             _ => None,
         };
         let straight_through = self.straight_through;
@@ -203,14 +244,4 @@ impl Network {
         let quant = Arc::new(QuantWeight::new(data, dims[1], grid, blend));
         Ok(Form { quant: Some(quant), device: None })
     }
-}
-
-/// A matrix as it is multiplied: on the CPU quantised or, without a form, the f32 variable itself; on a device always
-/// in a form of its own.
-#[derive(Clone, Default)]
-pub(super) struct Form {
-    /// The quantised form on the CPU.
-    pub(super) quant: Option<Arc<QuantWeight>>,
-    /// The form on a device.
-    pub(super) device: Option<Arc<DeviceWeight>>,
 }

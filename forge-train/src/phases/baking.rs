@@ -181,7 +181,7 @@ fn bake(
         teacher,
         fresh: fresh[probe.len()..].to_vec(),
         pool: pool.to_vec(),
-        replay: LanguageModel::new(batches, &ctx.config.phase1),
+        replay: LanguageModel::new(batches, &ctx.config.phase1).with_dropout(cfg.train.dropout, ctx.seed),
         cycle,
     };
     let stage = Stage { name: &name, train: &cfg.train, precision, lambda_share: 0.0, frozen: &|_| false };
@@ -228,26 +228,31 @@ impl Objective for BakeObjective<'_> {
             .map(|_| if rng.chance(rehearse) { rng.pick(&self.pool) } else { rng.pick(&self.fresh) })
             .collect();
         let pad = self.ctx.data.tokenizer.control("<pad>");
-        let teacher = &self.teacher;
-        let replay = self.replay.shards(network, step, split)?;
-        let parts = replay.len();
-        let share = f64::from(self.ctx.config.phase6.replay);
-        Ok(replay
-            .into_iter()
-            .enumerate()
-            .map(|(i, data)| {
-                let part: Vec<&Trajectory> = chosen.iter().skip(i).step_by(parts).copied().collect();
-                let completions: usize = part.iter().map(|t| t.completion).sum();
-                let bare = part.len() * part.iter().map(|t| t.bare.len() - 1).max().unwrap_or(0);
-                let tokens = bare + data.tokens;
+        let (teacher, share) = (&self.teacher, self.ctx.config.phase6.replay);
+        let longest = chosen.iter().map(|t| t.bare.len().max(t.prompted.len())).max().unwrap_or(0);
+        let parts = split.parts(chosen.len(), longest);
+        let completions: usize = chosen.iter().map(|t| t.completion).sum();
+        let mut shards: Vec<Shard<'_>> = (0..parts)
+            .map(|part| {
+                let part: Vec<&Trajectory> = chosen.iter().skip(part).step_by(parts).copied().collect();
+                let weight = part.iter().map(|t| t.completion).sum::<usize>() as f32 / completions as f32;
+                let tokens = part.len() * part.iter().map(|t| t.bare.len() - 1).max().unwrap_or(0);
                 let work = move |network: &Network| {
-                    let options = ForwardOptions { halting: false };
-                    let kl = baking_loss(pad, teacher, network, &part, options)?;
-                    Ok((kl + ((data.work)(network)? * share)?)?)
+                    let kl = baking_loss(pad, teacher, network, &part, ForwardOptions::default())?;
+                    Ok((kl * f64::from(1.0 + share))?)
                 };
-                Shard { weight: completions as f32, tokens, work: Box::new(work) }
+                Shard { weight, tokens, work: Box::new(work) }
             })
-            .collect())
+            .collect();
+        let replay = self.replay.shards(network, step, split)?;
+        let total: f32 = replay.iter().map(|data| data.weight).sum();
+        // Shares of a step add up to 1 + `share`, by which the engine divides.
+        shards.extend(replay.into_iter().map(|data| Shard {
+            weight: share * data.weight / total,
+            tokens: data.tokens,
+            work: Box::new(move |network| Ok(((data.work)(network)? * f64::from(1.0 + share))?)),
+        }));
+        Ok(shards)
     }
 }
 
@@ -267,7 +272,7 @@ fn divergence(
         teacher,
         student,
         &probe,
-        ForwardOptions { halting: true },
+        ForwardOptions { halting: true, ..Default::default() },
     )?;
     Ok(f64::from(kl.to_scalar::<f32>()?))
 }
@@ -282,7 +287,14 @@ pub(super) fn baking_loss(
 ) -> Result<Tensor> {
     let with: Vec<&[u16]> = chosen.iter().map(|t| t.prompted.as_slice()).collect();
     let without: Vec<&[u16]> = chosen.iter().map(|t| t.bare.as_slice()).collect();
-    let target = completion_logits(teacher, &with, chosen, pad, ForwardOptions { halting: true })?.detach();
+    let target = completion_logits(
+        teacher,
+        &with,
+        chosen,
+        pad,
+        ForwardOptions { halting: true, ..Default::default() },
+    )?
+    .detach();
     let output = completion_logits(student, &without, chosen, pad, options)?;
     let weights = vec![1.0; target.dim(0)?];
     loss::kl(&output, &target, &weights, 1.0)

@@ -77,7 +77,8 @@ impl Cognate {
     ) -> Result<Trained> {
         let sequences = domains.mix(shares, domains.len(), seed, name);
         let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, seed, name);
-        let mut objective = LanguageModel::new(batches, &ctx.config.phase1);
+        let mut objective =
+            LanguageModel::new(batches, &ctx.config.phase1).with_dropout(config.dropout, seed);
         if name == TRUNK {
             objective = objective.without_halting();
         }

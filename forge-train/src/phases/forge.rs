@@ -127,7 +127,8 @@ fn no_ste_control(ctx: &PhaseContext<'_>, start: &Weights, thoughts: bool) -> Re
     let run = |name: &str, frozen: &dyn Fn(Key) -> bool| -> Result<f64> {
         let sequences = level_sequences(ctx, &ctx.data.dataset.train, 1, SHARES, thoughts);
         let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, ctx.seed, "control");
-        let mut objective = LanguageModel::new(batches, &ctx.config.phase1);
+        let mut objective =
+            LanguageModel::new(batches, &ctx.config.phase1).with_dropout(config.dropout, ctx.seed);
         let precision = Precision::TERNARY;
         let stage = Stage { name, train: &config, precision, lambda_share: 0.0, frozen };
         Ok(f64::from(train(&ctx.environment(), &stage, start, &mut objective)?.final_loss))
@@ -159,7 +160,8 @@ impl<'a> CurriculumObjective<'a> {
         let accuracy =
             (1..=LEVELS).map(|level| assess(&bytes, &problems, level)).collect::<Result<Vec<Rate>>>()?;
         let curriculum = Curriculum::place(&accuracy, cfg.advance_at);
-        let inner = LanguageModel::new(level_batches(ctx, curriculum.level, thoughts), &ctx.config.phase1);
+        let inner = LanguageModel::new(level_batches(ctx, curriculum.level, thoughts), &ctx.config.phase1)
+            .with_dropout(cfg.train.dropout, ctx.seed);
         Ok(Self { ctx, inner, curriculum, problems, card, thoughts })
     }
 }

@@ -90,7 +90,7 @@ impl Objective for Fitness<'_> {
         let network = Network::new(model, Precision::FLOAT, self.ctx.device)?.detached();
         let (mut sum, mut total) = (0.0, 0.0);
         for batch in &self.batches {
-            let forward = network.forward(&batch_ids(batch)?, ForwardOptions { halting: false })?;
+            let forward = network.forward(&batch_ids(batch)?, ForwardOptions::default())?;
             let scores = loss::token_scores(&network.logits(forward.answer())?, &batch.targets)?;
             for (score, weight) in scores.iter().zip(&batch.weights) {
                 sum += f64::from(score.loss) * f64::from(*weight);

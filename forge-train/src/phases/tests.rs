@@ -129,7 +129,7 @@ fn every_ternary_layer_learns_only_through_the_straight_through_estimator() {
     let batch = crate::data::batch::collate(&sequences.iter().collect::<Vec<_>>(), 0);
     let norms = |network: &Network| {
         let ids = crate::engine::objective::batch_ids(&batch).unwrap();
-        let forward = network.forward(&ids, ForwardOptions { halting: false }).unwrap();
+        let forward = network.forward(&ids, ForwardOptions::default()).unwrap();
         let logits = network.logits(forward.answer()).unwrap();
         let ce = loss::weighted_cross_entropy(&logits, &batch.targets, &batch.weights).unwrap();
         projection_gradient_norms(network, &ce).unwrap()
@@ -165,7 +165,7 @@ fn baking_has_something_to_learn_only_without_the_prompt_on_both_sides() {
     table.data.iter_mut().for_each(|v| *v *= 20.0);
     let teacher = Network::new(&weights, Precision::FLOAT, &Device::Cpu).unwrap().detached();
     let student = Network::new(&weights, Precision::FLOAT, &Device::Cpu).unwrap();
-    let options = ForwardOptions { halting: true };
+    let options = ForwardOptions { halting: true, ..Default::default() };
     let divergence = |student: &Network, chosen: &[Trajectory]| {
         baking_loss(0, &teacher, student, &chosen.iter().collect::<Vec<_>>(), options).unwrap()
     };

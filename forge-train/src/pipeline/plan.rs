@@ -257,7 +257,7 @@ fn probe(model: &ModelConfig, precision: Precision) -> Result<f64> {
     let mut seconds = f64::INFINITY;
     for _ in 0..3 {
         let began = Instant::now();
-        let forward = network.forward(&input, ForwardOptions { halting: false })?;
+        let forward = network.forward(&input, ForwardOptions::default())?;
         let mut total = Tensor::new(0f32, &Device::Cpu)?;
         for answer in &forward.answers {
             total = (total + loss::weighted_cross_entropy(&network.logits(answer)?, &ids, &weights)?)?;

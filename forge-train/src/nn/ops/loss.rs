@@ -36,6 +36,17 @@ impl Weighting {
         self.inverse_total
     }
 
+    /// Weight of a row, and its share in the mean.
+    pub(super) fn of(&self, row: usize) -> (f64, f32) {
+        let weight = f64::from(self.weights[row]);
+        (weight, (weight * self.inverse_total) as f32)
+    }
+
+    /// The mean, given the weighted sum of losses.
+    pub(super) fn finish(&self, sum: f64) -> f32 {
+        (sum * self.inverse_total) as f32
+    }
+
     fn check(&self, rows: usize) -> Result<()> {
         if self.weights.len() == rows {
             return Ok(());
@@ -103,6 +114,13 @@ fn exponentials(x: &[f32], inverse_temperature: f32, e: &mut [f32]) -> (f32, f32
     (math::sum16(e), max)
 }
 
+/// As [`exponentials`] at temperature 1, overwriting `x`.
+fn exponentials_in_place(x: &mut [f32]) -> (f32, f32) {
+    let max = math::max(x);
+    x.iter_mut().for_each(|x| *x = math::exp(*x - max));
+    (math::sum16(x), max)
+}
+
 /// `Σ e (a − b) factor + e constant`, overwriting `e` by its terms.
 fn weighted_difference(a: &[f32], b: &[f32], factor: f32, constant: f32, e: &mut [f32]) -> f32 {
     for ((e, a), b) in e.iter_mut().zip(a).zip(b) {
@@ -148,12 +166,22 @@ impl CrossEntropy {
     }
 }
 
+/// Turns a row of logits into the gradient of its cross entropy, times `factor`; returns the cross entropy.
+pub(super) fn cross_entropy_row(target: usize, factor: f32, row: &mut [f32]) -> f32 {
+    let of_target = row[target];
+    let (sum, max) = exponentials_in_place(row);
+    scale_by(factor / sum, row);
+    row[target] -= factor;
+    max + sum.ln() - of_target
+}
+
 impl Op<1> for CrossEntropy {
     const NAME: &'static str = "cross-entropy";
 
     fn forward(&self, [x]: [Arg<'_>; 1]) -> Result<(Vec<f32>, Shape)> {
         self.check(x.rows(), x.width())?;
-        let loss = self.weighting.mean(x.data, x.width(), |r, row, scratch| {
+        let vocab = x.width();
+        let loss = self.weighting.mean(x.data, vocab, |r, row, scratch| {
             negative_log_likelihood(row, self.targets[r] as usize, scratch)
         });
         Ok((vec![loss], Shape::from(())))

@@ -7,13 +7,16 @@
 //! depend on the number of threads.
 
 pub(crate) mod attention;
+pub(crate) mod block;
 pub(crate) mod carry;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 mod device;
+pub(crate) mod dropout;
 pub(crate) mod embedding;
 pub(crate) mod gemm;
 pub(crate) mod glu;
+pub(crate) mod head;
 mod host_data;
 pub(crate) mod linear;
 pub(crate) mod loss;
@@ -22,6 +25,7 @@ pub(crate) mod norm;
 pub(crate) mod quant;
 pub(crate) mod rope;
 pub(crate) mod simd;
+pub(crate) mod sink;
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
@@ -29,7 +33,7 @@ use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Storage, Tensor, bail,
 };
 
-pub(crate) use device::{DeviceOp, DeviceWeight};
+pub(crate) use device::{DeviceOp, DeviceWeight, Form};
 pub(crate) use host_data::HostData;
 
 /// Rows of a chunk: activations of this many tokens stay in the second-level cache.

@@ -7,6 +7,7 @@ use candle_core::{Shape, bail};
 use super::*;
 use crate::nn::ops::attention::Attention;
 use crate::nn::ops::carry::{Carry, HaltLogit};
+use crate::nn::ops::dropout::{Dropout, Dropped, Mask};
 use crate::nn::ops::embedding::Embedding;
 use crate::nn::ops::glu::Prologue;
 use crate::nn::ops::linear::{Extra, NormLinear};
@@ -158,7 +159,10 @@ fn recursion_and_halting() {
 fn attention_with_window_and_grouped_heads() {
     for (cols, window) in [(7, 3), (7, 64), (1, 1)] {
         let rope = Arc::new(Rope::new(cols, 4, 13.2877));
-        check::<1>(Attention { heads: 4, kv_heads: 2, head_dim: 4, window, cols, rope }, [&[2 * cols, 32]]);
+        check::<1>(
+            Attention { heads: 4, kv_heads: 2, head_dim: 4, window, cols, rope, exact: false },
+            [&[2 * cols, 32]],
+        );
     }
 }
 
@@ -167,7 +171,7 @@ fn attention_across_blocks() {
     // 70 positions make two blocks of queries; windows end inside, at and beyond a block.
     for window in [5, 64, 70] {
         let rope = Arc::new(Rope::new(70, 2, 13.2877));
-        let op = Attention { heads: 2, kv_heads: 1, head_dim: 2, window, cols: 70, rope };
+        let op = Attention { heads: 2, kv_heads: 1, head_dim: 2, window, cols: 70, rope, exact: false };
         let worst = worst_error::<1>(&op, [&[70, 8]], [true], 1);
         assert!(worst < 1e-3, "window {window}: {worst:.2e}");
     }
@@ -178,6 +182,14 @@ fn memory() {
     check::<2>(Scan { cols: 5 }, [&[10, 6], &[1, 3]]);
     check::<3>(GateBlend, [&[4, 6], &[4, 6], &[4, 6]]);
     check::<2>(Concat, [&[4, 3], &[4, 3]]);
+}
+
+#[test]
+fn dropout() {
+    let dropout = Dropout { rate: 0.4, seed: 3, step: 9, part: 1 };
+    let [mask, _] = Mask::branches(&dropout, 2).unwrap();
+    check::<1>(Dropped(mask), [&[9, 5]]);
+    check::<2>(Dropped(mask), [&[9, 5], &[9, 5]]);
 }
 
 #[test]

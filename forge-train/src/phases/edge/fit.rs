@@ -91,7 +91,7 @@ fn distil(ctx: &PhaseContext<'_>, teacher: &Weights, student: &Weights) -> Resul
     let sequences = std::sync::Arc::new(behaviours(ctx, usize::MAX));
     let batches = batcher(sequences, cfg.train.batch_tokens, &ctx.config.data, ctx.seed, "phase7");
     let mut objective = Distillation {
-        data: LanguageModel::new(batches, &ctx.config.phase1),
+        data: LanguageModel::new(batches, &ctx.config.phase1).with_dropout(cfg.train.dropout, ctx.seed),
         teacher: Network::new(teacher, precision, ctx.device)?.detached(),
         weight: cfg.distil_weight,
     };

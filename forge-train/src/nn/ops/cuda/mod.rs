@@ -66,6 +66,33 @@ pub(crate) trait DeviceOp<const N: usize> {
     ) -> Result<[Gradient; N]>;
 }
 
+/// Operations that only a network's CPU path makes: whole blocks, head with loss, gradients that bypass the graph.
+macro_rules! cpu_only {
+    ($($op:ty $(where $param:ident: $bound:path)?),*) => {$(
+        impl$(<$param: $bound>)? DeviceOp<1> for $op {
+            fn device_forward(&self, _: [Operand<'_>; 1]) -> Result<(CudaStorage, Shape)> {
+                bail!("this operation is the CPU's own")
+            }
+
+            fn device_backward(
+                &self,
+                _: [Operand<'_>; 1],
+                _: Operand<'_>,
+                _: Operand<'_>,
+                _: [bool; 1],
+            ) -> Result<[Gradient; 1]> {
+                bail!("this operation is the CPU's own")
+            }
+        }
+    )*};
+}
+
+cpu_only!(
+    super::block::Block,
+    super::head::HeadCrossEntropy,
+    super::sink::Deposited<T> where T: super::Op<1>
+);
+
 /// The gradients of `args` as tensors.
 ///
 /// # Errors
