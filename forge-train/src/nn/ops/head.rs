@@ -10,7 +10,7 @@ use super::block::Projection;
 use super::linear::{Call, NormLinear};
 use super::loss::{CrossEntropy, cross_entropy_row};
 use super::sink::Sink;
-use super::{Arg, Op};
+use super::{Arg, DeviceRows, Op};
 
 /// Logits of a chunk: 4 MiB.
 const CHUNK: usize = 1 << 20;
@@ -26,6 +26,8 @@ pub(crate) struct HeadCrossEntropy {
     pub(crate) sink: Arc<Sink>,
     /// What the forward pass kept for the backward pass.
     pub(crate) kept: Mutex<Option<Kept>>,
+    /// The logits, which a device keeps instead.
+    pub(crate) logits: Mutex<Option<DeviceRows>>,
 }
 
 /// Gradients for a gradient of 1.

@@ -9,6 +9,7 @@ use forge_formats::config::Activation;
 use super::{Gpu, Report, gpu, noise, probe, rounded, values};
 use crate::nn::ops::attention::Attention;
 use crate::nn::ops::carry::{Carry, HaltLogit};
+use crate::nn::ops::dropout::{Dropout, Dropped, Mask};
 use crate::nn::ops::embedding::Embedding;
 use crate::nn::ops::glu::Prologue;
 use crate::nn::ops::linear::{Extra, NormLinear};
@@ -206,7 +207,7 @@ fn window_attention() {
         ("attention, 4 × 6, one token", 4, 2, 6, 8, 1, 3),
     ] {
         let rope = Arc::new(Rope::new(cols, head_dim, 13.0));
-        let op = Attention { heads, kv_heads, head_dim, window, cols, rope };
+        let op = Attention { heads, kv_heads, head_dim, window, cols, rope, exact: false };
         let qkv = operand(&[rows * cols, (heads + 2 * kv_heads) * head_dim], Type::Bf16, 5);
         let apply = |[qkv]: [&Tensor; 1]| apply1(op.clone(), qkv);
         compare::<1>(&gpu, &mut report, name, &[qkv], &op, apply, [BF16, 2e-2], [true]);
@@ -322,6 +323,32 @@ fn losses() {
     let apply = |[x]: [&Tensor; 1]| apply1(entropy(), x);
     let logits = [operand(&[300], Type::F32, 1)];
     compare::<1>(&gpu, &mut report, "binary cross entropy", &logits, &entropy(), apply, [1e-4; 2], [true]);
+    report.finish();
+}
+
+#[test]
+fn dropout() {
+    let Some(gpu) = gpu() else { return };
+    let mut report = Report::default();
+    let [mask, _] =
+        Mask::branches(&Dropout { rate: 0.3, seed: 0x0123_4567_89AB, step: 7, part: 1 }, 3).unwrap();
+    for (n, d) in [(50, 41), (64, 32)] {
+        let rows = [operand(&[n, d], Type::F32, 1)];
+        let apply = |[x]: [&Tensor; 1]| apply1(Dropped(mask), x);
+        compare::<1>(&gpu, &mut report, "dropout", &rows, &Dropped(mask), apply, [1e-7; 2], [true]);
+        let rows = [operand(&[n, d], Type::F32, 1), operand(&[n, d], Type::Bf16, 2)];
+        let apply = |[u, x]: [&Tensor; 2]| apply2(Dropped(mask), u, x);
+        compare::<2>(
+            &gpu,
+            &mut report,
+            "dropout of a branch",
+            &rows,
+            &Dropped(mask),
+            apply,
+            [1e-6, BF16],
+            [true; 2],
+        );
+    }
     report.finish();
 }
 
