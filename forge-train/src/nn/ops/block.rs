@@ -9,12 +9,14 @@ use candle_core::{Result, Shape, Storage, Tensor};
 use rayon::prelude::*;
 
 use super::attention::Attention;
+#[cfg(feature = "cuda")]
+use super::cuda::DeviceRows;
 use super::dropout::Mask;
 use super::glu::Prologue;
 use super::linear::{Call, Extra, NormLinear};
 use super::simd::vectorised;
 use super::sink::Sink;
-use super::{Arg, DeviceRows, Form, Op, ROWS, host};
+use super::{Arg, Form, Op, ROWS, host};
 use crate::weights::Key;
 
 /// A matrix, or a gain, that an operation holds.
@@ -68,6 +70,7 @@ pub(crate) struct Block {
     /// What the forward pass kept for the backward pass.
     pub(crate) kept: Mutex<Option<Kept<Vec<f32>>>>,
     /// The same on a device.
+    #[cfg(feature = "cuda")]
     pub(crate) kept_on_device: Mutex<Option<Kept<DeviceRows>>>,
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
-pub(crate) use super::cuda::{DeviceOp, DeviceRows, DeviceWeight};
+pub(crate) use super::cuda::{DeviceOp, DeviceWeight};
 use super::quant::QuantWeight;
 
 /// A matrix as it is multiplied: on the CPU quantised or, without a form, the f32 variable itself; on a device always
@@ -26,7 +26,3 @@ impl<T, const N: usize> DeviceOp<N> for T {}
 /// A matrix in the form a device multiplies it in: there is none in a build without one.
 #[cfg(not(feature = "cuda"))]
 pub(crate) enum DeviceWeight {}
-
-/// Rows in a device's memory: there are none in a build without one.
-#[cfg(not(feature = "cuda"))]
-pub(crate) enum DeviceRows {}

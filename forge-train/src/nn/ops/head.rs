@@ -7,10 +7,12 @@ use candle_core::{Result, Shape, bail};
 use rayon::prelude::*;
 
 use super::block::Projection;
+#[cfg(feature = "cuda")]
+use super::cuda::DeviceRows;
 use super::linear::{Call, NormLinear};
 use super::loss::{CrossEntropy, cross_entropy_row};
 use super::sink::Sink;
-use super::{Arg, DeviceRows, Op};
+use super::{Arg, Op};
 
 /// Logits of a chunk: 4 MiB.
 const CHUNK: usize = 1 << 20;
@@ -27,6 +29,7 @@ pub(crate) struct HeadCrossEntropy {
     /// What the forward pass kept for the backward pass.
     pub(crate) kept: Mutex<Option<Kept>>,
     /// The logits, which a device keeps instead.
+    #[cfg(feature = "cuda")]
     pub(crate) logits: Mutex<Option<DeviceRows>>,
 }
 

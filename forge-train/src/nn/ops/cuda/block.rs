@@ -11,7 +11,7 @@ use super::super::sink::{Deposited, Sink};
 use super::{DeviceOp, Gradient, Operand};
 use crate::weights::Key;
 
-/// Rows in a device's memory.
+/// Rows in a device's memory, the result of one operation and an operand of the next.
 pub(crate) struct DeviceRows {
     storage: CudaStorage,
     layout: Layout,

@@ -115,7 +115,7 @@ impl NormLinear {
         let scaling: [Param; 2] = [steps.as_ref().into(), codes.map(|codes| &codes.scales).into()];
         let residual = call.residual.map(|r| r.f32()).transpose()?;
         let finish = |name: &str, y: Param| {
-            let vector = if call.outs % 4 == 0 { 4 } else { 1 };
+            let vector = if call.outs.is_multiple_of(4) { 4 } else { 1 };
             let name = if vector == 4 { format!("{name}_4") } else { name.to_owned() };
             let [steps, scales] = scaling;
             let params = [
