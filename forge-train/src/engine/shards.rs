@@ -66,7 +66,8 @@ impl Pools {
 }
 
 fn gradient(network: &Network, work: Work<'_>) -> Result<(f32, Gradients)> {
-    let loss = work(network)?;
+    let network = network.for_backward();
+    let loss = work(&network)?;
     let value = loss.to_scalar::<f32>()?;
-    Ok((value, Gradients::collect(network.vars(), &mut loss.backward()?)?))
+    Ok((value, Gradients::collect(network.vars(), &mut network.backward(&loss)?)?))
 }

@@ -13,7 +13,7 @@ use crate::config::TrainConfig;
 use crate::engine::environment::{Environment, StepMetrics, Unwatched, Watcher};
 use crate::engine::shards::Pools;
 use crate::engine::split::Split;
-use crate::engine::update::UpdateRule;
+use crate::engine::update::{Applied, UpdateRule};
 use crate::error::{Error, Result};
 use crate::nn::{Network, Precision, Projections};
 use crate::pipeline::Checkpoint;
@@ -74,7 +74,7 @@ pub struct Stage<'a> {
 
 /// What came out of a stage.
 pub struct Trained {
-    /// The trained parameters.
+    /// The trained parameters; their average where the stage keeps one.
     pub weights: Weights,
     /// Loss of the first step.
     pub first_loss: f32,
@@ -115,7 +115,7 @@ pub fn train_watched(
         env.progress.tick(run.step, &format!("loss {:.3}", run.mean_loss));
         let every = watcher.evaluate_every();
         if every > 0 && (run.step.is_multiple_of(every) || run.step == steps) {
-            watcher.evaluate(&run.network, run.step)?;
+            watcher.evaluate(&run.judged()?, run.step)?;
         }
         let stop = env.stop.requested();
         if stop || run.step == steps || saved.elapsed().as_secs() >= env.checkpoint_seconds {
@@ -128,7 +128,8 @@ pub fn train_watched(
         }
     }
     env.progress.finish();
-    Ok(Trained { weights: run.network.weights()?, first_loss: run.first_loss, final_loss: run.mean_loss })
+    let weights = run.judged()?.weights()?;
+    Ok(Trained { weights, first_loss: run.first_loss, final_loss: run.mean_loss })
 }
 
 struct Run<'a> {
@@ -148,9 +149,10 @@ impl<'a> Run<'a> {
         weights: &Weights,
         objective: &mut dyn Objective,
     ) -> Result<Self> {
-        let network = Network::new(weights, stage.precision, &env.device)?;
+        let mut network = Network::new(weights, stage.precision, &env.device)?;
+        network.set_recompute(stage.train.recompute);
         stage.train.check(stage.name, matches!(stage.precision.projections, Projections::Ternary { .. }))?;
-        let rule = UpdateRule::new(stage.train, &weights.config);
+        let rule = UpdateRule::new(stage.train, &network)?;
         let mut run = Self {
             stage,
             network,
@@ -166,6 +168,16 @@ impl<'a> Run<'a> {
         Ok(run)
     }
 
+    /// The network that the stage is judged by and hands on, in the precision it ends with.
+    fn judged(&self) -> Result<Network> {
+        let mut network = match self.rule.averaged(self.network.config())? {
+            Some(weights) => Network::new(&weights, self.stage.precision, self.network.device())?,
+            None => self.network.detached(),
+        };
+        network.set_precision(self.stage.precision);
+        Ok(network.detached())
+    }
+
     fn precision(&self) -> Precision {
         let ramp = self.stage.lambda_share * self.stage.train.steps as f32;
         let mut precision = self.stage.precision;
@@ -179,6 +191,7 @@ impl<'a> Run<'a> {
 
     fn advance(&mut self, objective: &mut dyn Objective) -> Result<StepMetrics> {
         self.network.set_precision(self.precision());
+        self.network.measure_logits(self.rule.measures_logits(self.step));
         let shards = objective.shards(&self.network, self.step, Split::of(self.stage.train))?;
         let tokens = shards.iter().map(|shard| shard.tokens as u64).sum();
         let (value, mut grads) = self.pools.gradients(&self.network, shards)?;
@@ -189,7 +202,8 @@ impl<'a> Run<'a> {
             )));
         }
         grads.retain(|key| !(self.stage.frozen)(*key));
-        let applied = self.rule.apply(&self.network, grads, self.step)?;
+        let peaks = self.network.logit_peaks();
+        let applied = self.rule.apply(&self.network, grads, peaks.as_deref(), self.step)?;
         if self.step == 0 {
             self.first_loss = value;
             self.mean_loss = value;
@@ -198,8 +212,8 @@ impl<'a> Run<'a> {
         let step = self.step;
         self.step += 1;
         objective.after_step(&self.network, step)?;
-        let (rate, gradient_norm) = (applied.rate, applied.gradient_norm);
-        Ok(StepMetrics { step, loss: value, rate, gradient_norm, tokens })
+        let Applied { rate, gradient_norm, clipped_heads } = applied;
+        Ok(StepMetrics { step, loss: value, rate, gradient_norm, clipped_heads, tokens })
     }
 
     fn save(&self, env: &Environment<'_>, objective: &dyn Objective) -> Result<()> {
@@ -207,7 +221,7 @@ impl<'a> Run<'a> {
         for ((role, layer), m) in &self.network.weights()?.tensors {
             state.insert(format!("weights.{}.{layer}", role.name()), m.data.clone());
         }
-        for (name, values) in self.rule.state() {
+        for (name, values) in self.rule.state()? {
             state.insert(format!("optimizer.{name}"), values);
         }
         state.insert("loss".into(), vec![self.first_loss, self.mean_loss]);

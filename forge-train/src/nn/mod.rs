@@ -5,6 +5,8 @@ mod forward;
 pub mod loss;
 mod network;
 pub(crate) mod ops;
+mod peaks;
+mod recompute;
 
 pub use forward::{Forward, ForwardOptions, Observer};
 pub use network::{Network, Precision, Projections, Tables};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 use forge_formats::config::ModelConfig;
 use forge_formats::role::{Role, RoleKind};
@@ -10,6 +11,8 @@ use forge_formats::role::{Role, RoleKind};
 use super::forward::{Forward, ForwardOptions, Observer, Pass};
 use super::ops::quant::{Blend, Grid, QuantWeight};
 use super::ops::{Arg, host};
+use super::peaks::LogitPeaks;
+use super::recompute::Recomputation;
 use crate::error::{Error, Result};
 use crate::weights::{Key, Matrix, Weights};
 
@@ -60,6 +63,8 @@ pub struct Network {
     precision: Precision,
     straight_through: bool,
     tracked: bool,
+    recompute: Option<Recomputation>,
+    peaks: Option<Arc<LogitPeaks>>,
 }
 
 impl Network {
@@ -84,7 +89,15 @@ impl Network {
             let tensor = Tensor::from_slice(&matrix.data, (rows, cols), device)?;
             vars.insert((role, layer), Var::from_tensor(&tensor)?);
         }
-        Ok(Self { config, vars, precision, straight_through: true, tracked: true })
+        Ok(Self {
+            config,
+            vars,
+            precision,
+            straight_through: true,
+            tracked: true,
+            recompute: None,
+            peaks: None,
+        })
     }
 
     /// Shape of the model.
@@ -115,7 +128,61 @@ impl Network {
 
     /// A view of the same parameters, later updates included, whose forward passes record no graph.
     pub fn detached(&self) -> Self {
-        Self { tracked: false, ..self.clone() }
+        Self { tracked: false, recompute: None, ..self.clone() }
+    }
+
+    /// Whether backward passes recompute what blocks computed, instead of the graph keeping it; the gradients are the
+    /// same to the last bit. With it, [`Network::backward`] must be used on a view of [`Network::for_backward`].
+    pub fn set_recompute(&mut self, on: bool) {
+        self.recompute = on.then(Recomputation::default);
+    }
+
+    /// A view of the same parameters for one loss and its backward pass.
+    pub fn for_backward(&self) -> Self {
+        Self { recompute: self.recompute.as_ref().map(|_| Recomputation::default()), ..self.clone() }
+    }
+
+    /// Gradients of `loss`, those of recomputed blocks included.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn backward(&self, loss: &Tensor) -> Result<GradStore> {
+        let mut grads = loss.backward()?;
+        if let Some(recomputed) = &self.recompute {
+            recomputed.drain(&self.vars, &mut grads)?;
+        }
+        Ok(grads)
+    }
+
+    /// Whether forward passes from now on, those of views made later included, note the largest attention logits.
+    pub fn measure_logits(&mut self, on: bool) {
+        let heads = (self.config.layers * self.config.heads) as usize;
+        self.peaks = on.then(|| Arc::new(LogitPeaks::new(heads)));
+    }
+
+    /// The largest logit of each head, `[layers · heads]`, since [`Network::measure_logits`] switched measuring on.
+    pub fn logit_peaks(&self) -> Option<Vec<f32>> {
+        self.peaks.as_ref().map(|peaks| peaks.values())
+    }
+
+    /// Where largest logits are noted.
+    pub(super) fn peaks(&self) -> Option<&LogitPeaks> {
+        self.peaks.as_deref()
+    }
+
+    /// Where recomputed gradients go, none when the graph keeps everything.
+    pub(super) fn recomputation(&self) -> Option<&Recomputation> {
+        self.recompute.as_ref().filter(|_| self.tracked)
+    }
+
+    /// A view for the inside of a recomputed block: tracked, and measuring and recomputing nothing.
+    pub(super) fn plain(&self) -> Self {
+        Self { recompute: None, peaks: None, ..self.clone() }
+    }
+
+    /// Where the parameters are.
+    pub fn device(&self) -> &Device {
+        self.vars.values().next().map_or(&Device::Cpu, |var| var.device())
     }
 
     /// A copy of the parameters on the host.

@@ -1,12 +1,15 @@
 //! Optimisers over a network's variables. Every piece of state can be saved and restored, keyed by name.
 //!
 //! A training step is: [`Gradients::collect`] (and [`Gradients::add`] over micro-batches), optionally
-//! [`Grokfast::apply`], then [`Gradients::clip`], then [`Optimizer::step`] with [`Schedule::rate`].
+//! [`Grokfast::apply`], then [`Gradients::clip`], then [`Optimizer::step`] with [`Schedule::rate`], then optionally
+//! [`qk_clip`] and [`Average::update`].
 
 mod adamw;
+mod average;
 mod gradients;
 mod grokfast;
 mod muon;
+mod qk_clip;
 mod schedule;
 
 use std::cell::RefCell;
@@ -16,9 +19,11 @@ use candle_core::{CpuStorage, InplaceOp1, Layout, Var, bail};
 use forge_formats::role::{Role, RoleKind};
 
 pub use adamw::{AdamW, AdamWConfig};
+pub use average::Average;
 pub use gradients::Gradients;
 pub use grokfast::Grokfast;
 pub use muon::{Muon, MuonConfig, MuonScale};
+pub use qk_clip::qk_clip;
 pub use schedule::Schedule;
 
 use crate::error::{Error, Result};

@@ -238,7 +238,8 @@ impl Objective for Reinforce<'_> {
         let frozen = network.detached();
         (0..parts)
             .map(|part| {
-                let rows: Vec<&Rollout> = prompts.iter().skip(part).step_by(parts).copied().flatten().collect();
+                let rows: Vec<&Rollout> =
+                    prompts.iter().skip(part).step_by(parts).copied().flatten().collect();
                 let batch = weighted(&frozen, &rows, pad, cfg.thoughts, cfg.policy_weight)?;
                 let (weight, tokens) = (batch.weights.iter().sum(), batch.ids.len());
                 Ok(Shard { weight, tokens, work: Box::new(move |network| likelihood(network, &batch)) })

@@ -2,7 +2,9 @@
 
 mod agreement;
 mod gradients;
+mod peaks;
 mod properties;
+mod recompute;
 mod reference;
 mod training;
 
