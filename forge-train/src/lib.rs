@@ -4,12 +4,16 @@
 pub mod codec;
 pub mod config;
 pub mod config_load;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod data;
+pub mod device;
 pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod nn;
 pub mod optim;
+pub mod optimizer_presets;
 pub mod phases;
 pub mod pipeline;
 mod presets;

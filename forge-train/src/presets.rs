@@ -2,9 +2,10 @@
 
 use crate::config::{
     BakingConfig, BitNetConfig, CognateConfig, CompressionConfig, Config, DataConfig, EdgeConfig,
-    EvoMergeConfig, ForgeConfig, ModelShape, Preset, QuietStarConfig, RunConfig, TokenizerConfig,
-    TrainConfig,
+    EvoMergeConfig, ForgeConfig, ModelShape, OptimizerPreset, Preset, QuietStarConfig, RunConfig,
+    TokenizerConfig, TrainConfig,
 };
+use crate::device::DeviceChoice;
 use crate::phases::evomerge::EvolveConfig;
 
 impl Config {
@@ -20,9 +21,15 @@ impl Config {
     fn nano() -> Self {
         let batch = 1024;
         Self {
-            run: RunConfig { preset: Preset::Nano, seed: 42, checkpoint_seconds: 20 },
+            run: RunConfig {
+                preset: Preset::Nano,
+                seed: 42,
+                checkpoint_seconds: 20,
+                device: DeviceChoice::Auto,
+                optimizer: OptimizerPreset::AdamW,
+            },
             model: nano_model(),
-            tokenizer: TokenizerConfig { vocab: 512 },
+            tokenizer: TokenizerConfig::bpe(512),
             data: DataConfig {
                 max_len: 128,
                 prompt_weight: 0.1,

@@ -2,18 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
 use clap::ArgGroup;
 use forge_train::config::{Config, Preset};
 use forge_train::config_load::{self, Layers, parse_preset};
 use forge_train::data::encode::encode_all;
+use forge_train::device::{self, DeviceChoice};
 use forge_train::error::{Error, Result};
 use forge_train::phases;
+use forge_train::pipeline::memory::{self, Place};
 use forge_train::pipeline::orchestrator::{Orchestrator, Range};
 use forge_train::pipeline::plan::Plan;
 use forge_train::pipeline::prepare::{DataSource, prepare};
 use forge_train::pipeline::progress::{Reporter, Style, duration};
+use forge_train::pipeline::size::parse_size;
 use forge_train::pipeline::table::{self, Align, bytes as size, count, layout};
-use forge_train::pipeline::{PhaseId, PreparedData, Progress, Session, StopFlag};
+use forge_train::pipeline::{PhaseId, PreparedData, Progress, Session, StopFlag, disk};
 use forge_train::registry::PhaseRow;
 use serde_json::json;
 
@@ -70,12 +74,18 @@ pub(crate) struct Args {
     /// Say what would run, how long and how large, and do nothing
     #[arg(long, conflicts_with = "resume")]
     plan: bool,
+    /// Refuse to start what needs more memory than this, such as 6GB or 512MiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    memory: Option<u64>,
     /// Print the resolved settings as TOML and do nothing
     #[arg(long, conflicts_with_all = ["resume", "plan"])]
     print_config: bool,
     /// Seed of every random choice
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Where to train: auto (a GPU if there is one), cpu, cuda or cuda:N; any when resuming [default: auto]
+    #[arg(long, value_name = "NAME")]
+    device: Option<DeviceChoice>,
     /// Print one JSON document at the end instead of the table
     #[arg(long)]
     json: bool,
@@ -90,7 +100,7 @@ pub(crate) struct Args {
 pub(crate) fn main(args: Args) -> Outcome {
     let range = range(&args)?;
     let progress = Reporter::new(Style::detect(args.quiet));
-    let (session, data) = match &args.resume {
+    let (session, data, device) = match &args.resume {
         Some(name) => resume(&args, name, range, &progress)?,
         None => {
             let config = config(&args)?;
@@ -99,23 +109,31 @@ pub(crate) fn main(args: Args) -> Outcome {
             }
             let source = source(&args)?;
             if args.plan {
-                return plan(&config, args.json);
+                return plan(&config, &args);
             }
             refuse_missing_inputs(range)?;
+            fits(&config, &args)?;
+            let device = config.run.device.open()?;
             // The data is read before the session is made: a bad line leaves nothing behind.
             let data = prepared(&source, &config, &progress)?;
             let session = Session::create(&args.out, &config, &source)?;
             session.keep_held_out(&data.dataset)?;
-            (session, data)
+            (session, data, device)
         }
     };
-    progress.note(&format!("session {}", session.id()));
+    progress.note(&format!("session {}; training on {}", session.id(), device::describe(&device)));
     let resume = resume_command(&args, session.id());
     let stop = StopFlag::new();
     watch_signals(&stop)?;
     let phases = phases::all();
-    let orchestrator =
-        Orchestrator { session: &session, data: &data, phases: &phases, progress: &progress, stop: &stop };
+    let orchestrator = Orchestrator {
+        session: &session,
+        data: &data,
+        phases: &phases,
+        progress: &progress,
+        stop: &stop,
+        device: &device,
+    };
     let result = orchestrator.run(range);
     progress.finish();
     report(&session, args.json, result.is_ok())?;
@@ -152,6 +170,7 @@ fn refuse_missing_inputs(range: Range) -> Result<()> {
 fn config(args: &Args) -> Result<Config> {
     let mut set = args.set.clone();
     set.extend(args.seed.map(|seed| format!("run.seed={seed}")));
+    set.extend(args.device.map(|device| format!("run.device={device}")));
     config_load::load(&Layers { preset: args.preset, file: args.config.as_deref(), set: &set })
 }
 
@@ -178,7 +197,12 @@ fn prepared(source: &DataSource, config: &Config, progress: &dyn Progress) -> Re
     Ok(data)
 }
 
-fn resume(args: &Args, name: &str, range: Range, progress: &dyn Progress) -> Result<(Session, PreparedData)> {
+fn resume(
+    args: &Args,
+    name: &str,
+    range: Range,
+    progress: &dyn Progress,
+) -> Result<(Session, PreparedData, Device)> {
     if !args.set.is_empty() && !range.restart {
         return Err(Error::Usage {
             what: "`--set` would change a session that is under way".into(),
@@ -190,8 +214,9 @@ fn resume(args: &Args, name: &str, range: Range, progress: &dyn Progress) -> Res
         let config = config_load::override_with(session.config(), &args.set)?;
         session.reconfigure(&config, range.first)?;
     }
+    let device = args.device.unwrap_or(session.config().run.device).open()?;
     let data = prepared(session.source(), session.config(), progress)?;
-    Ok((session, data))
+    Ok((session, data, device))
 }
 
 fn resume_command(args: &Args, id: &str) -> String {
@@ -204,7 +229,7 @@ fn resume_command(args: &Args, id: &str) -> String {
 }
 
 /// A word as a shell takes it.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     match !word.is_empty() && word.chars().all(plain) {
         true => word.to_owned(),
@@ -213,7 +238,7 @@ fn quoted(word: &str) -> String {
 }
 
 /// The first signal asks the run to save and stop, the second ends it at once; files are whole either way.
-fn watch_signals(stop: &StopFlag) -> Result<()> {
+pub(super) fn watch_signals(stop: &StopFlag) -> Result<()> {
     let stop = stop.clone();
     ctrlc::set_handler(move || {
         if stop.request() {
@@ -245,14 +270,27 @@ fn document(session: &Session, rows: &[PhaseRow], model: Option<&Path>) -> Resul
     Ok(json!({"schema": 1, "session": row, "model": model, "phases": rows}))
 }
 
+/// Refuses what the disk, or the memory allowed, has no room for.
+fn fits(config: &Config, args: &Args) -> Result<()> {
+    let model = config.model_config(config.tokenizer.vocab);
+    model.validate()?;
+    disk::check(&args.out, disk::session_bytes(config, &model))?;
+    let place = match config.run.device {
+        DeviceChoice::Cuda(_) => Place::Gpu,
+        DeviceChoice::Cpu | DeviceChoice::Auto => Place::Cpu,
+    };
+    args.memory.map_or(Ok(()), |budget| memory::check(config, &model, place, budget))
+}
+
 /// Prints the plan; one that cannot work is a failed gate.
-fn plan(config: &Config, json: bool) -> Outcome {
+fn plan(config: &Config, args: &Args) -> Outcome {
     let plan = Plan::new(config)?;
-    if json {
+    if args.json {
         print_json(&plan)?
     } else {
         print(&plan_text(&plan))?
     }
+    fits(config, args)?;
     let problems = plan.problems();
     if problems.is_empty() { Ok(()) } else { Err(Error::Gate(problems.join("; ")).into()) }
 }
@@ -265,6 +303,8 @@ fn plan_text(plan: &Plan) -> String {
             count(phase.training_tokens),
             count(phase.forward_tokens),
             size(phase.peak_memory),
+            size(phase.gpu_memory),
+            size(phase.checkpoint_bytes),
             duration(phase.seconds),
             size(phase.file_bytes),
         ]
@@ -275,13 +315,16 @@ fn plan_text(plan: &Plan) -> String {
         ("tokens trained", Align::Right),
         ("tokens read", Align::Right),
         ("memory", Align::Right),
+        ("on a GPU", Align::Right),
+        ("checkpoints", Align::Right),
         ("time", Align::Right),
         ("file", Align::Right),
     ];
     let [float, ternary] = plan.tokens_per_second;
     format!(
         "{}\n{} parameters; FP32 file {}, ternary file {}: {:.2}× smaller (at least {}×)\n\
-         {} in all, at {float:.0} tokens/s in f32 and {ternary:.0} in ternary, probed on {} threads; evaluation not counted\n",
+         {} in all, at {float:.0} tokens/s in f32 and {ternary:.0} in ternary, probed on {} threads; evaluation not counted\n\
+         at most {} on disk\n",
         layout(&headings, &plan.phases.iter().map(row).collect::<Vec<_>>()),
         count(plan.parameters),
         size(plan.fp32_bytes),
@@ -290,6 +333,7 @@ fn plan_text(plan: &Plan) -> String {
         plan.min_ratio,
         duration(plan.seconds()),
         plan.threads,
+        size(plan.disk_bytes),
     )
 }
 

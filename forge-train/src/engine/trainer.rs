@@ -163,6 +163,9 @@ impl<'a> Run<'a> {
             mean_loss: f32::NAN,
         };
         if let Some(checkpoint) = env.checkpoints.latest(stage.name)? {
+            if let Some(note) = &checkpoint.note {
+                env.progress.note(note);
+            }
             run.restore(checkpoint, weights, objective)?;
         }
         Ok(run)
@@ -192,7 +195,8 @@ impl<'a> Run<'a> {
     fn advance(&mut self, objective: &mut dyn Objective) -> Result<StepMetrics> {
         self.network.set_precision(self.precision());
         self.network.measure_logits(self.rule.measures_logits(self.step));
-        let shards = objective.shards(&self.network, self.step, Split::of(self.stage.train))?;
+        let shards =
+            objective.shards(&self.network, self.step, Split::of(self.stage.train, self.network.device()))?;
         let tokens = shards.iter().map(|shard| shard.tokens as u64).sum();
         let (value, mut grads) = self.pools.gradients(&self.network, shards)?;
         if !value.is_finite() {

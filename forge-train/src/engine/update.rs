@@ -71,9 +71,9 @@ impl UpdateRule {
         step: u64,
     ) -> Result<Applied> {
         if let Some(filter) = &mut self.filter {
-            filter.apply(&mut grads);
+            filter.apply(&mut grads)?;
         }
-        let gradient_norm = grads.clip(f64::from(self.clip));
+        let gradient_norm = grads.clip(f64::from(self.clip))?;
         let rate = self.schedule.rate(self.peak, step);
         self.optimizer.step(network.vars(), &grads, rate)?;
         let clipped_heads = match peaks {
@@ -106,8 +106,10 @@ impl UpdateRule {
     /// # Errors
     /// If it cannot be read from where it is.
     pub fn state(&self) -> Result<State> {
-        let mut state = self.optimizer.state();
-        state.extend(self.filter.iter().flat_map(Grokfast::state));
+        let mut state = self.optimizer.state()?;
+        if let Some(filter) = &self.filter {
+            state.extend(filter.state()?);
+        }
         if let Some(average) = &self.average {
             state.extend(average.state()?);
         }

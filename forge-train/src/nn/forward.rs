@@ -6,17 +6,18 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use forge_formats::role::Role;
 
-use super::network::Network;
+use super::network::{Network, Projections};
 use super::ops::attention::Attention;
+use super::ops::block::Parameter;
 use super::ops::carry::{Carry, HaltLogit};
 use super::ops::dropout::{Dropout, Dropped, Mask};
 use super::ops::embedding::Embedding;
 use super::ops::glu::Prologue;
 use super::ops::linear::{Extra, NormLinear, projection_inputs};
 use super::ops::norm::GainedResidual;
-use super::ops::quant::QuantWeight;
 use super::ops::rope::Rope;
-use super::ops::{apply1, apply2, apply3};
+use super::ops::sink::Deposited;
+use super::ops::{Form, HostData, apply1, apply2, apply3};
 use crate::error::{Error, Result};
 use crate::weights::Key;
 use forge_runtime::math;
@@ -60,39 +61,23 @@ impl Forward {
 /// Sees the input of every projection: its key and the normalised rows `[b·t, cols]`, before quantisation.
 pub type Observer<'o> = dyn FnMut(Key, &[f32], usize) + 'o;
 
-/// One matrix as the graph uses it: the latent and its quantised form.
-#[derive(Clone)]
-struct Map {
-    key: Key,
-    weight: Tensor,
-    quant: Option<Arc<QuantWeight>>,
-}
-
-impl Map {
-    fn new(net: &Network, role: Role, layer: u32) -> Result<Self> {
-        Ok(Self { key: (role, layer), weight: net.tensor(role, layer)?, quant: net.quantised(role, layer)? })
-    }
-}
-
 /// Parameters of one block's memory.
-#[derive(Clone)]
 struct Memory {
-    input: Map,
+    input: Parameter,
     bias: Tensor,
-    output: Map,
-    gate1: Map,
-    gate2: Map,
+    output: Parameter,
+    gate1: Parameter,
+    gate2: Parameter,
 }
 
 /// Parameters of one block.
-#[derive(Clone)]
-struct Block {
-    attn_norm: Option<Tensor>,
-    qkv: Map,
-    attn_out: Map,
-    ffn_norm: Option<Tensor>,
-    gate_up: Map,
-    down: Map,
+pub(super) struct Layer {
+    pub(super) attn_norm: Option<Parameter>,
+    pub(super) qkv: Parameter,
+    pub(super) attn_out: Parameter,
+    pub(super) ffn_norm: Option<Parameter>,
+    pub(super) gate_up: Parameter,
+    pub(super) down: Parameter,
     memory: Option<Memory>,
 }
 
@@ -111,19 +96,19 @@ struct Loop {
 }
 
 /// Which tokens have halted.
-type Halted = Arc<Vec<bool>>;
+type Halted = Arc<HostData<bool>>;
 
 /// The blocks of a pass, and the same without a graph behind their parameters.
 pub(super) struct Stack {
     attention: Attention,
-    blocks: Vec<Block>,
-    frozen: Vec<Block>,
+    blocks: Vec<Layer>,
+    frozen: Vec<Layer>,
 }
 
 /// One forward pass: parameters quantised once, shared by all recursions.
 pub(super) struct Pass<'n> {
     net: &'n Network,
-    ids: Arc<Vec<u32>>,
+    ids: Arc<HostData<u32>>,
     stack: Arc<Stack>,
     is_frozen: bool,
     looped: Option<Loop>,
@@ -136,7 +121,7 @@ impl<'n> Pass<'n> {
         Self { observer: Some(RefCell::new(observer)), ..self }
     }
 
-    fn observe(&self, map: &Map, x: &Tensor, prologue: Prologue, gain: Option<&Tensor>) -> Result<()> {
+    fn observe(&self, map: &Parameter, x: &Tensor, prologue: Prologue, gain: Option<&Tensor>) -> Result<()> {
         if let Some(observer) = &self.observer {
             let cols = map.weight.dim(1)?;
             let inputs = projection_inputs(prologue, self.net.config().norm_eps, x, cols, gain)?;
@@ -151,16 +136,16 @@ impl<'n> Pass<'n> {
         if rows * cols == 0 {
             return Err(Error::Config("a batch needs at least one token".into()));
         }
-        let gain = |role, layer| if c.norm_gain { net.tensor(role, layer).map(Some) } else { Ok(None) };
-        let blocks: Vec<Block> = (0..c.layers)
+        let gain = |role, layer| if c.norm_gain { parameter(net, role, layer).map(Some) } else { Ok(None) };
+        let blocks: Vec<Layer> = (0..c.layers)
             .map(|l| {
-                Ok(Block {
+                Ok(Layer {
                     attn_norm: gain(Role::AttnNorm, l)?,
-                    qkv: Map::new(net, Role::Qkv, l)?,
-                    attn_out: Map::new(net, Role::AttnOut, l)?,
+                    qkv: parameter(net, Role::Qkv, l)?,
+                    attn_out: parameter(net, Role::AttnOut, l)?,
                     ffn_norm: gain(Role::FfnNorm, l)?,
-                    gate_up: Map::new(net, Role::GateUp, l)?,
-                    down: Map::new(net, Role::Down, l)?,
+                    gate_up: parameter(net, Role::GateUp, l)?,
+                    down: parameter(net, Role::Down, l)?,
                     memory: if c.has_memory(l) { Some(Memory::new(net, l)?) } else { None },
                 })
             })
@@ -172,11 +157,12 @@ impl<'n> Pass<'n> {
             window: c.window as usize,
             cols,
             rope: Arc::new(Rope::new(cols, c.head_dim as usize, c.rope_log2_theta)),
+            exact: matches!(net.precision().projections, Projections::Ternary { lambda } if lambda >= 1.0),
         };
-        let ids = Arc::new(ids.flatten_all()?.to_vec1::<u32>()?);
+        let ids = Arc::new(ids.flatten_all()?.to_vec1::<u32>()?.into());
         let looped = if c.recursion > 1 { Some(Loop::new(net)?) } else { None };
         let frozen = match net.recomputation() {
-            Some(_) => blocks.iter().map(Block::detached).collect(),
+            Some(_) => blocks.iter().map(Layer::detached).collect(),
             None => Vec::new(),
         };
         let stack = Arc::new(Stack { attention, blocks, frozen });
@@ -185,7 +171,8 @@ impl<'n> Pass<'n> {
 
     /// A pass over blocks alone, to run parts of them.
     pub(super) fn over(net: &'n Network, stack: Arc<Stack>) -> Self {
-        Self { net, ids: Arc::new(Vec::new()), stack, is_frozen: false, looped: None, observer: None }
+        let ids = Arc::new(Vec::new().into());
+        Self { net, ids, stack, is_frozen: false, looped: None, observer: None }
     }
 
     /// The same blocks without a graph behind their parameters.
@@ -214,7 +201,7 @@ impl<'n> Pass<'n> {
         let mut halted = vec![false; self.ids.len()];
         let mut latent: Option<Tensor> = None;
         for t in 0..c.recursion {
-            let mask = (options.halting && c.halting && t > 0).then(|| Arc::new(halted.clone()));
+            let mask = (options.halting && c.halting && t > 0).then(|| Arc::new(halted.clone().into()));
             let mut u = match (&latent, &self.looped, forward.answers.last()) {
                 (Some(z), Some(gains), Some(y)) => {
                     let u = self.gained(&x, y, &gains.answer)?;
@@ -258,9 +245,13 @@ impl<'n> Pass<'n> {
 
     /// `norm(E[id])`.
     fn embed(&self) -> Result<Tensor> {
-        let table = self.net.tensor(Role::Embedding, 0)?;
-        let quant = self.net.quantised(Role::Embedding, 0)?;
-        Ok(apply1(Embedding { ids: self.ids.clone(), eps: self.net.config().norm_eps, quant }, &table)?)
+        let Parameter { key, weight, form: Form { quant, device } } =
+            parameter(self.net, Role::Embedding, 0)?;
+        let op = Embedding { ids: self.ids.clone(), eps: self.net.config().norm_eps, quant, device };
+        Ok(match self.net.sink() {
+            Some(sink) => apply1(Deposited { op, key, sink: sink.clone() }, &weight)?,
+            None => apply1(op, &weight)?,
+        })
     }
 
     /// `base + gain ⊙ norm(z)`.
@@ -283,7 +274,13 @@ impl<'n> Pass<'n> {
     }
 
     /// `W · (norm(prologue(x)) [⊙ gain])`.
-    fn linear(&self, map: &Map, x: &Tensor, prologue: Prologue, gain: Option<&Tensor>) -> Result<Tensor> {
+    fn linear(
+        &self,
+        map: &Parameter,
+        x: &Tensor,
+        prologue: Prologue,
+        gain: Option<&Tensor>,
+    ) -> Result<Tensor> {
         self.observe(map, x, prologue, gain)?;
         linear(self.net.config().norm_eps, map, x, prologue, gain)
     }
@@ -291,7 +288,7 @@ impl<'n> Pass<'n> {
     /// `u + W · norm(prologue(x))`, the branch masked where it drops.
     fn residual(
         &self,
-        map: &Map,
+        map: &Parameter,
         x: &Tensor,
         prologue: Prologue,
         u: &Tensor,
@@ -302,19 +299,30 @@ impl<'n> Pass<'n> {
         }
         self.observe(map, x, prologue, None)?;
         let eps = self.net.config().norm_eps;
-        let op = NormLinear { prologue, eps, quant: map.quant.clone(), extra: Extra::Residual };
+        let Form { quant, device } = map.form.clone();
+        let op = NormLinear { prologue, eps, quant, device, extra: Extra::Residual };
         Ok(apply3(op, x, &map.weight, u)?)
     }
+}
+
+/// A parameter of a role and block, quantised as the precision says.
+pub(super) fn parameter(net: &Network, role: Role, layer: u32) -> Result<Parameter> {
+    Ok(Parameter { key: (role, layer), weight: net.tensor(role, layer)?, form: net.form(role, layer)? })
+}
+
+/// The values of a gain.
+fn gain(gain: &Option<Parameter>) -> Option<&Tensor> {
+    gain.as_ref().map(|gain| &gain.weight)
 }
 
 impl Memory {
     fn new(net: &Network, layer: u32) -> Result<Self> {
         Ok(Self {
-            input: Map::new(net, Role::MemIn, layer)?,
+            input: parameter(net, Role::MemIn, layer)?,
             bias: net.tensor(Role::MemBias, layer)?,
-            output: Map::new(net, Role::MemOut, layer)?,
-            gate1: Map::new(net, Role::MemGate1, layer)?,
-            gate2: Map::new(net, Role::MemGate2, layer)?,
+            output: parameter(net, Role::MemOut, layer)?,
+            gate1: parameter(net, Role::MemGate1, layer)?,
+            gate2: parameter(net, Role::MemGate2, layer)?,
         })
     }
 }
@@ -338,8 +346,15 @@ fn halt_tokens(logit: &Tensor, threshold: f32, halted: &mut [bool]) -> Result<()
     Ok(())
 }
 
-fn linear(eps: f32, map: &Map, x: &Tensor, prologue: Prologue, gain: Option<&Tensor>) -> Result<Tensor> {
-    let op = NormLinear { prologue, eps, quant: map.quant.clone(), extra: Extra::Gain };
+fn linear(
+    eps: f32,
+    map: &Parameter,
+    x: &Tensor,
+    prologue: Prologue,
+    gain: Option<&Tensor>,
+) -> Result<Tensor> {
+    let Form { quant, device } = map.form.clone();
+    let op = NormLinear { prologue, eps, quant, device, extra: Extra::Gain };
     Ok(match gain {
         Some(gain) => apply3(op, x, &map.weight, gain)?,
         None => apply2(op, x, &map.weight)?,
@@ -349,7 +364,7 @@ fn linear(eps: f32, map: &Map, x: &Tensor, prologue: Prologue, gain: Option<&Ten
 /// `linear(head, norm(answer, final_norm))`, the head being the embedding when tied.
 pub(super) fn head(net: &Network, answer: &Tensor) -> Result<Tensor> {
     let role = if net.config().tied { Role::Embedding } else { Role::Head };
-    let map = Map::new(net, role, 0)?;
+    let map = parameter(net, role, 0)?;
     let gain = net.tensor(Role::FinalNorm, 0)?;
     linear(net.config().norm_eps, &map, answer, Prologue::Identity, Some(&gain))
 }

@@ -2,6 +2,7 @@
 //! operations. `forge-runtime` defines inference; this module follows it for training and is tested against it.
 
 mod forward;
+mod fused;
 pub mod loss;
 mod network;
 pub(crate) mod ops;

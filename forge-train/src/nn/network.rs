@@ -3,17 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 use forge_formats::config::ModelConfig;
 use forge_formats::role::{Role, RoleKind};
 
 use super::forward::{Forward, ForwardOptions, Observer, Pass};
+#[cfg(feature = "cuda")]
+use super::ops::DeviceWeight;
 use super::ops::quant::{Blend, Grid, QuantWeight};
-use super::ops::{Arg, host};
+use super::ops::sink::Sink;
+use super::ops::{Arg, Form, host};
 use super::peaks::LogitPeaks;
 use super::recompute::Recomputation;
 use crate::error::{Error, Result};
+use crate::optim::Gradients;
 use crate::weights::{Key, Matrix, Weights};
 
 /// How projections are computed.
@@ -60,9 +63,11 @@ impl Precision {
 pub struct Network {
     config: ModelConfig,
     vars: BTreeMap<Key, Var>,
+    device: Device,
     precision: Precision,
     straight_through: bool,
     tracked: bool,
+    sink: Option<Arc<Sink>>,
     recompute: Option<Recomputation>,
     peaks: Option<Arc<LogitPeaks>>,
 }
@@ -71,11 +76,8 @@ impl Network {
     /// Copies `weights` into variables.
     ///
     /// # Errors
-    /// If the configuration is invalid, a tensor is missing or of the wrong shape, or the device is not the CPU.
+    /// If the configuration is invalid, a tensor is missing or of the wrong shape, or the device has no room.
     pub fn new(weights: &Weights, precision: Precision, device: &Device) -> Result<Self> {
-        if !device.is_cpu() {
-            return Err(Error::Config("the fused operations run on the CPU only".into()));
-        }
         let config = weights.config.clone();
         config.validate()?;
         let mut vars = BTreeMap::new();
@@ -89,15 +91,23 @@ impl Network {
             let tensor = Tensor::from_slice(&matrix.data, (rows, cols), device)?;
             vars.insert((role, layer), Var::from_tensor(&tensor)?);
         }
+        let device = device.clone();
         Ok(Self {
             config,
             vars,
+            device,
             precision,
             straight_through: true,
             tracked: true,
+            sink: None,
             recompute: None,
             peaks: None,
         })
+    }
+
+    /// Where the parameters are and the computation happens.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Shape of the model.
@@ -128,30 +138,51 @@ impl Network {
 
     /// A view of the same parameters, later updates included, whose forward passes record no graph.
     pub fn detached(&self) -> Self {
-        Self { tracked: false, recompute: None, ..self.clone() }
+        Self { tracked: false, sink: None, recompute: None, ..self.clone() }
     }
 
-    /// Whether backward passes recompute what blocks computed, instead of the graph keeping it; the gradients are the
-    /// same to the last bit. With it, [`Network::backward`] must be used on a view of [`Network::for_backward`].
+    /// Whether backward passes recompute what blocks computed, instead of the graph keeping it: less memory, the same
+    /// gradients to the last bit. It applies to views of [`Network::for_backward`].
     pub fn set_recompute(&mut self, on: bool) {
         self.recompute = on.then(Recomputation::default);
     }
 
-    /// A view of the same parameters for one loss and its backward pass.
+    /// A view of the same parameters for one loss and its backward pass, by [`Network::gradients`]. On the CPU whole
+    /// blocks run as one operation, and what they give as gradients of parameters bypasses candle's graph.
     pub fn for_backward(&self) -> Self {
-        Self { recompute: self.recompute.as_ref().map(|_| Recomputation::default()), ..self.clone() }
+        let recompute = self.recompute.as_ref().map(|_| Recomputation::default());
+        Self { sink: self.device.is_cpu().then(Arc::default), recompute, ..self.clone() }
     }
 
-    /// Gradients of `loss`, those of recomputed blocks included.
+    /// Gradients of `loss` with respect to all parameters.
     ///
     /// # Errors
     /// If a tensor operation fails.
-    pub fn backward(&self, loss: &Tensor) -> Result<GradStore> {
-        let mut grads = loss.backward()?;
+    pub fn gradients(&self, loss: &Tensor) -> Result<Gradients> {
+        let mut store = loss.backward()?;
         if let Some(recomputed) = &self.recompute {
-            recomputed.drain(&self.vars, &mut grads)?;
+            recomputed.drain(&self.vars, &mut store)?;
+        }
+        let mut grads = Gradients::collect(&self.vars, &mut store)?;
+        if let Some(sink) = &self.sink {
+            grads.add(Gradients::from_map(sink.take()))?;
         }
         Ok(grads)
+    }
+
+    /// Where gradients of parameters bypass the graph, none when all take part in it.
+    pub(super) fn sink(&self) -> Option<&Arc<Sink>> {
+        self.sink.as_ref().filter(|_| self.tracked)
+    }
+
+    /// Where recomputed gradients go, none when the graph keeps everything.
+    pub(super) fn recomputation(&self) -> Option<&Recomputation> {
+        self.recompute.as_ref().filter(|_| self.tracked)
+    }
+
+    /// A view for the inside of a recomputed block: all parameters take part in the graph, nothing is measured.
+    pub(super) fn plain(&self) -> Self {
+        Self { sink: None, recompute: None, peaks: None, ..self.clone() }
     }
 
     /// Whether forward passes from now on, those of views made later included, note the largest attention logits.
@@ -170,19 +201,16 @@ impl Network {
         self.peaks.as_deref()
     }
 
-    /// Where recomputed gradients go, none when the graph keeps everything.
-    pub(super) fn recomputation(&self) -> Option<&Recomputation> {
-        self.recompute.as_ref().filter(|_| self.tracked)
-    }
-
-    /// A view for the inside of a recomputed block: tracked, and measuring and recomputing nothing.
-    pub(super) fn plain(&self) -> Self {
-        Self { recompute: None, peaks: None, ..self.clone() }
-    }
-
-    /// Where the parameters are.
-    pub fn device(&self) -> &Device {
-        self.vars.values().next().map_or(&Device::Cpu, |var| var.device())
+    /// Weighted mean cross entropy of the next token after each of `answer`'s rows `[n, dim]`, in nats; 0 without
+    /// gradient when all weights are 0.
+    ///
+    /// # Errors
+    /// If the numbers of rows, targets and weights differ, or a target is outside the vocabulary.
+    pub fn cross_entropy(&self, answer: &Tensor, targets: &[u32], weights: &[f32]) -> Result<Tensor> {
+        match self.sink() {
+            Some(sink) => super::fused::cross_entropy(self, sink, answer, targets, weights),
+            None => super::loss::weighted_cross_entropy(&self.logits(answer)?, targets, weights),
+        }
     }
 
     /// A copy of the parameters on the host.
@@ -244,19 +272,27 @@ impl Network {
         Ok(if self.tracked { var.as_tensor().clone() } else { var.as_tensor().detach() })
     }
 
-    /// The quantised form of a matrix under the current precision, none when it is used in f32.
-    pub(super) fn quantised(&self, role: Role, layer: u32) -> Result<Option<Arc<QuantWeight>>> {
-        let (grid, lambda) = match (role.kind(), self.precision) {
+    /// The form in which a matrix is multiplied under the current precision.
+    pub(super) fn form(&self, role: Role, layer: u32) -> Result<Form> {
+        let grid = match (role.kind(), self.precision) {
             (RoleKind::Projection, Precision { projections: Projections::Ternary { lambda }, .. }) => {
-                (Grid::Ternary, lambda)
+                Some((Grid::Ternary, lambda))
             }
-            (RoleKind::Table, Precision { tables: Tables::Int8, .. }) => (Grid::Int8, 1.0),
-            _ => return Ok(None),
+            (RoleKind::Table, Precision { tables: Tables::Int8, .. }) => Some((Grid::Int8, 1.0)),
+            (RoleKind::Vector, _) => return Ok(Form::default()),
+            _ => None,
         };
+        let straight_through = self.straight_through;
+        let grid = grid.map(|(grid, lambda)| (grid, Blend { lambda, straight_through }));
         let tensor = self.tensor(role, layer)?;
+        #[cfg(feature = "cuda")]
+        if tensor.device().is_cuda() {
+            return Ok(Form { quant: None, device: Some(Arc::new(DeviceWeight::new(&tensor, grid)?)) });
+        }
+        let Some((grid, blend)) = grid else { return Ok(Form::default()) };
         let (storage, layout) = tensor.storage_and_layout();
         let Arg { data, dims } = host(&storage, layout)?;
-        let blend = Blend { lambda, straight_through: self.straight_through };
-        Ok(Some(Arc::new(QuantWeight::new(data, dims[1], grid, blend))))
+        let quant = Arc::new(QuantWeight::new(data, dims[1], grid, blend));
+        Ok(Form { quant: Some(quant), device: None })
     }
 }

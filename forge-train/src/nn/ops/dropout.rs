@@ -88,6 +88,14 @@ impl Mask {
         apply_mask(self, first, x);
     }
 
+    /// Adds the masked values of a whole tensor to `out`.
+    pub(crate) fn add_all(self, x: &[f32], out: &mut [f32]) {
+        out.par_chunks_mut(CHUNK)
+            .zip(x.par_chunks(CHUNK))
+            .enumerate()
+            .for_each(|(c, (out, x))| self.add(c * CHUNK, x, out));
+    }
+
     /// The masked copy of a whole tensor.
     pub(crate) fn applied(self, x: &[f32]) -> Vec<f32> {
         let mut out = x.to_vec();
@@ -181,10 +189,7 @@ impl Op<2> for Dropped {
             bail!("a residual of {:?} beside a branch of {:?}", base.dims, x.dims);
         }
         let mut out = base.data.to_vec();
-        out.par_chunks_mut(CHUNK)
-            .zip(x.data.par_chunks(CHUNK))
-            .enumerate()
-            .for_each(|(c, (out, x))| self.0.add(c * CHUNK, x, out));
+        self.0.add_all(x.data, &mut out);
         Ok((out, x.dims.into()))
     }
 
