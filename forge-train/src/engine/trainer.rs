@@ -10,6 +10,7 @@ use std::time::Instant;
 use candle_core::Tensor;
 
 use crate::config::TrainConfig;
+use crate::device;
 use crate::engine::environment::{Environment, StepMetrics, Unwatched, Watcher};
 use crate::engine::shards::Pools;
 use crate::engine::split::Split;
@@ -17,6 +18,7 @@ use crate::engine::update::{Applied, UpdateRule};
 use crate::error::{Error, Result};
 use crate::nn::{Network, Precision, Projections};
 use crate::pipeline::Checkpoint;
+use crate::pipeline::table::bytes as size;
 use crate::weights::{Key, Matrix, Weights};
 
 /// Makes a loss: a scalar with a graph back to the network's parameters.
@@ -106,6 +108,7 @@ pub fn train_watched(
     objective: &mut dyn Objective,
     watcher: &mut dyn Watcher,
 ) -> Result<Trained> {
+    device::reset_peak_memory(&env.device)?;
     let mut run = Run::new(env, stage, weights, objective)?;
     let steps = stage.train.steps;
     env.progress.start(stage.name, steps);
@@ -128,6 +131,9 @@ pub fn train_watched(
         }
     }
     env.progress.finish();
+    if let Some(bytes) = device::peak_memory(&env.device)? {
+        env.progress.note(&format!("{}: at most {} on the device", stage.name, size(bytes)));
+    }
     let weights = run.judged()?.weights()?;
     Ok(Trained { weights, first_loss: run.first_loss, final_loss: run.mean_loss })
 }

@@ -65,6 +65,17 @@ fn recomputed_gradients_are_the_kept_ones() {
 }
 
 #[test]
+fn blocks_that_run_as_one_operation_recompute_too() {
+    for mem_layers in [0, 0b10] {
+        let config = ModelConfig { mem_layers, halting: false, ..small() };
+        let config = if mem_layers == 0 { ModelConfig { mem_dim: 0, mem_gate: 0, ..config } } else { config };
+        for precision in [Precision::FLOAT, Precision::TERNARY] {
+            assert_same(&config, precision, ForwardOptions::default());
+        }
+    }
+}
+
+#[test]
 fn recomputation_repeats_what_was_dropped() {
     let dropout = |step| Some(Dropout { rate: 0.3, seed: 5, step, part: 1 });
     for halting in [false, true] {
