@@ -305,7 +305,7 @@ impl<'n> Pass<'n> {
     }
 }
 
-/// A parameter of a role and block, quantised as the precision says.
+/// A parameter of a role and block, in the form the precision says.
 pub(super) fn parameter(net: &Network, role: Role, layer: u32) -> Result<Parameter> {
     Ok(Parameter { key: (role, layer), weight: net.tensor(role, layer)?, form: net.form(role, layer)? })
 }

@@ -147,11 +147,11 @@ impl Network {
         self.recompute = on.then(Recomputation::default);
     }
 
-    /// A view of the same parameters for one loss and its backward pass, by [`Network::gradients`]. On the CPU whole
+    /// A view of the same parameters for one loss and its backward pass, by [`Network::gradients`]: whole
     /// blocks run as one operation, and what they give as gradients of parameters bypasses candle's graph.
     pub fn for_backward(&self) -> Self {
         let recompute = self.recompute.as_ref().map(|_| Recomputation::default());
-        Self { sink: self.device.is_cpu().then(Arc::default), recompute, ..self.clone() }
+        Self { sink: Some(Arc::default()), recompute, ..self.clone() }
     }
 
     /// Gradients of `loss` with respect to all parameters.
@@ -166,6 +166,8 @@ impl Network {
         let mut grads = Gradients::collect(&self.vars, &mut store)?;
         if let Some(sink) = &self.sink {
             grads.add(Gradients::from_map(sink.take()))?;
+            #[cfg(feature = "cuda")]
+            grads.add(Gradients::from_map(sink.take_from_device()))?;
         }
         Ok(grads)
     }

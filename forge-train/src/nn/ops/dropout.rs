@@ -78,6 +78,13 @@ impl Mask {
         })
     }
 
+    /// What a device needs to find the mask: key, site, part, step and threshold.
+    #[cfg(feature = "cuda")]
+    pub(super) fn words(&self) -> [u32; 6] {
+        let ([a, b], [c, d, e]) = (self.key, self.place);
+        [a, b, c, d, e, self.threshold]
+    }
+
     /// Adds the masked values of `x` to `out`; both begin at element `first`, a multiple of [`TILE`].
     pub(crate) fn add(self, first: usize, x: &[f32], out: &mut [f32]) {
         add_masked(self, first, x, out);
