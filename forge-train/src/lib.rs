@@ -16,6 +16,7 @@ pub mod optim;
 pub mod phases;
 pub mod pipeline;
 mod presets;
+pub mod recipe;
 pub mod registry;
 pub mod rng;
 pub mod tokenizer;

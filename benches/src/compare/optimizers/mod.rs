@@ -132,7 +132,8 @@ fn compare(options: &Options, task: &Task, scratch: &std::path::Path) -> Result<
     let grid: Vec<(Contestant, f64)> =
         Contestant::ALL.iter().flat_map(|c| task.rates.iter().map(|rate| (*c, *rate))).collect();
     eprintln!("{}: {} runs to choose learning rates", task.name, grid.len());
-    let tried = run_all(grid.iter().map(|(c, rate)| job(*c, *rate, 0, steps)).collect(), options.jobs, &device)?;
+    let tried =
+        run_all(grid.iter().map(|(c, rate)| job(*c, *rate, 0, steps)).collect(), options.jobs, &device)?;
     let mut chosen = Vec::new();
     for contestant in Contestant::ALL {
         let own = grid.iter().zip(&tried).filter(|((c, _), _)| *c == contestant);
@@ -143,7 +144,9 @@ fn compare(options: &Options, task: &Task, scratch: &std::path::Path) -> Result<
     let scaled = |seconds: f64| ((steps as f64 * adamw_seconds / seconds).round() as u64).max(1);
     let jobs = chosen.iter().flat_map(|(contestant, rate, seconds)| {
         let lengths = [steps, scaled(*seconds)];
-        lengths.into_iter().flat_map(|steps| options.seeds.iter().map(move |seed| (*contestant, *rate, *seed, steps)))
+        lengths
+            .into_iter()
+            .flat_map(|steps| options.seeds.iter().map(move |seed| (*contestant, *rate, *seed, steps)))
     });
     let jobs: Vec<Job> = jobs.map(|(c, rate, seed, steps)| job(c, rate, seed, steps)).collect();
     eprintln!("{}: {} runs", task.name, jobs.len());
@@ -170,7 +173,12 @@ fn results(steps: u64, outcomes: &[Outcome]) -> Result<Results> {
         Summary::of(&outcomes.iter().map(value).collect::<Vec<_>>()).context("no seeds")
     };
     let solved: Vec<f64> = outcomes.iter().filter_map(|o| o.solved_at).map(|step| step as f64).collect();
-    Ok(Results { steps, loss: of(|o| o.loss)?, accuracy: of(|o| o.accuracy)?, solved_at: Summary::of(&solved) })
+    Ok(Results {
+        steps,
+        loss: of(|o| o.loss)?,
+        accuracy: of(|o| o.accuracy)?,
+        solved_at: Summary::of(&solved),
+    })
 }
 
 fn print(rows: &[Row]) {
@@ -178,7 +186,9 @@ fn print(rows: &[Row]) {
     for row in rows {
         if row.task != task {
             task = row.task;
-            println!("\n{task}: held-out loss (nats), accuracy, steps to 95 %; median [least–most] of the seeds");
+            println!(
+                "\n{task}: held-out loss (nats), accuracy, steps to 95 %; median [least–most] of the seeds"
+            );
             println!("  {:<18} {:>8} {:>8}  {:<52} equal time", "", "rate", "ms/step", "equal tokens");
         }
         let (label, milliseconds) = (row.contestant.label(), 1e3 * row.step_seconds);
@@ -189,6 +199,12 @@ fn print(rows: &[Row]) {
 
 fn cell(r: &Results) -> String {
     let Summary { median, min, max, .. } = r.loss;
-    let solved = r.solved_at.map_or("–".into(), |s| format!("{:.0} ({} of {})", s.median, s.samples, r.loss.samples));
-    format!("{median:.4} [{min:.4}–{max:.4}], {:.1} %, {solved}; {} steps", 100.0 * r.accuracy.median, r.steps)
+    let solved = r
+        .solved_at
+        .map_or("–".into(), |s| format!("{:.0} ({} of {})", s.median, s.samples, r.loss.samples));
+    format!(
+        "{median:.4} [{min:.4}–{max:.4}], {:.1} %, {solved}; {} steps",
+        100.0 * r.accuracy.median,
+        r.steps
+    )
 }
