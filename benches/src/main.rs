@@ -1,4 +1,4 @@
-//! `forge-benches`: the runtime beside its peers and the machine's limits. Criterion's benches are in `benches/`.
+//! `forge-benches`: runtime and trainer beside their peers and the machine's limits. Criterion's benches are in `benches/`.
 
 mod compare;
 mod limits;
@@ -9,7 +9,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Speed, memory and load time of the runtime
+/// As in the `forge-train` command.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Speed, memory and load time of the runtime, speed and memory of the trainer
 #[derive(Debug, Parser)]
 #[command(version, disable_help_subcommand = true)]
 struct Cli {
@@ -24,6 +28,9 @@ enum Command {
     Compare(compare::Compare),
     /// Measure what this machine can read and multiply at most
     Limits,
+    /// Train a shape for some steps; what `compare training` starts
+    #[command(hide = true)]
+    TrainingSteps(compare::training::Steps),
     /// Write a random model of a shape
     WriteModel {
         /// Name of the shape, or `device`
@@ -51,6 +58,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             print_limits();
             Ok(())
         }
+        Command::TrainingSteps(options) => options.run(),
         Command::WriteModel { shape, path } => compare::write_model(&shape, &path),
     }
 }

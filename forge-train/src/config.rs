@@ -5,7 +5,10 @@
 use forge_formats::config::{Activation, CacheKind, ModelConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::device::DeviceChoice;
 use crate::phases::evomerge::EvolveConfig;
+use crate::tokenizer::CONTROLS;
+pub use crate::train_config::{ScheduleKind, TrainConfig};
 
 /// A size of model with everything that follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +64,9 @@ pub struct RunConfig {
     pub seed: u64,
     /// Seconds between checkpoints inside a phase.
     pub checkpoint_seconds: u64,
+    /// Where training runs: `auto`, `cpu`, `cuda` or `cuda:N`.
+    #[serde(default)]
+    pub device: DeviceChoice,
 }
 
 /// The model's sizes; the vocabulary comes from the tokenizer.
@@ -97,12 +103,70 @@ pub struct ModelShape {
     pub mem_layers: Vec<u32>,
 }
 
+impl ModelShape {
+    /// The model's configuration once the tokenizer's size is known.
+    pub fn config(&self, vocab: u32) -> ModelConfig {
+        ModelConfig {
+            vocab,
+            dim: self.dim,
+            layers: self.layers,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            ffn: self.ffn,
+            activation: if self.relu2 { Activation::Relu2 } else { Activation::SwiGlu },
+            window: self.window,
+            rope_log2_theta: 13.287_712,
+            norm_eps: 1e-6,
+            norm_gain: true,
+            tied: true,
+            recursion: self.recursion,
+            halting: self.halting && self.recursion > 1,
+            halt_threshold: self.halt_threshold,
+            mem_dim: self.mem_dim,
+            mem_gate: self.mem_gate,
+            mem_layers: self.mem_layers.iter().filter(|l| **l < 64).fold(0, |bits, l| bits | 1 << l),
+            cache: CacheKind::F32,
+        }
+    }
+}
+
 /// Tokenizer training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenizerConfig {
-    /// Vocabulary, special tokens and bytes included.
+    /// What a token is.
+    pub kind: TokenizerKind,
+    /// Vocabulary of [`TokenizerKind::Bpe`], special tokens and bytes included; the other kinds follow from the text.
     pub vocab: u32,
+}
+
+impl TokenizerConfig {
+    /// A byte-pair encoding of `vocab` tokens.
+    pub fn bpe(vocab: u32) -> Self {
+        Self { kind: TokenizerKind::Bpe, vocab }
+    }
+
+    /// Tokens to plan with before the text is known: of characters, about as many as English prose has.
+    pub fn planned_vocab(&self) -> u32 {
+        match self.kind {
+            TokenizerKind::Bpe => self.vocab,
+            TokenizerKind::Byte => 256 + CONTROLS.len() as u32,
+            TokenizerKind::Char => 100 + CONTROLS.len() as u32,
+        }
+    }
+}
+
+/// What a token of text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenizerKind {
+    /// A byte, or bytes that often occur together (byte-pair encoding).
+    Bpe,
+    /// A byte.
+    Byte,
+    /// A character of the training text; any other is one unknown token.
+    Char,
 }
 
 /// Data preparation.
@@ -120,50 +184,6 @@ pub struct DataConfig {
     pub augment: f32,
     /// Examples an evaluation uses at most, of each kind.
     pub eval_examples: usize,
-}
-
-/// An optimiser and its schedule.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainConfig {
-    /// Optimiser steps.
-    pub steps: u64,
-    /// Tokens in a batch, padding included.
-    pub batch_tokens: usize,
-    /// Peak learning rate of AdamW.
-    pub lr: f32,
-    /// Steps of linear warm-up.
-    pub warmup: u64,
-    /// Share of the steps at the end over which the rate falls to zero (1 = from the warm-up on).
-    pub decay_share: f32,
-    /// Decoupled weight decay of matrices.
-    pub weight_decay: f32,
-    /// Gradients are scaled down to this global norm.
-    pub clip: f32,
-    /// Peak learning rate of Muon for projections; 0 trains them with AdamW.
-    pub muon_lr: f32,
-    /// Grokfast gain λ; 0 switches the filter off.
-    pub grokfast_lambda: f32,
-    /// Grokfast decay α.
-    pub grokfast_alpha: f32,
-}
-
-impl TrainConfig {
-    /// AdamW with warm-up and linear decay over the whole run.
-    pub(crate) fn adamw(steps: u64, batch_tokens: usize, lr: f32) -> Self {
-        Self {
-            steps,
-            batch_tokens,
-            lr,
-            warmup: (steps / 20).clamp(5, 200),
-            decay_share: 1.0,
-            weight_decay: 0.05,
-            clip: 1.0,
-            muon_lr: 0.0,
-            grokfast_lambda: 0.0,
-            grokfast_alpha: 0.98,
-        }
-    }
 }
 
 /// Phase 1.
@@ -295,29 +315,7 @@ pub struct CompressionConfig {
 impl Config {
     /// The model's configuration once the tokenizer's size is known.
     pub fn model_config(&self, vocab: u32) -> ModelConfig {
-        let m = &self.model;
-        ModelConfig {
-            vocab,
-            dim: m.dim,
-            layers: m.layers,
-            heads: m.heads,
-            kv_heads: m.kv_heads,
-            head_dim: m.head_dim,
-            ffn: m.ffn,
-            activation: if m.relu2 { Activation::Relu2 } else { Activation::SwiGlu },
-            window: m.window,
-            rope_log2_theta: 13.287_712,
-            norm_eps: 1e-6,
-            norm_gain: true,
-            tied: true,
-            recursion: m.recursion,
-            halting: m.halting && m.recursion > 1,
-            halt_threshold: m.halt_threshold,
-            mem_dim: m.mem_dim,
-            mem_gate: m.mem_gate,
-            mem_layers: m.mem_layers.iter().filter(|l| **l < 64).fold(0, |bits, l| bits | 1 << l),
-            cache: CacheKind::F32,
-        }
+        self.model.config(vocab)
     }
 
     /// Parameters a phase-1 model may have.

@@ -121,7 +121,7 @@ fn quantise(program: &Path, shape: &Shape, format: &str, options: &[&str], file:
 }
 
 /// Runs a command to its end, and on failure tells the last it said.
-fn step(what: &str, command: &mut Command) -> Result<()> {
+pub(super) fn step(what: &str, command: &mut Command) -> Result<()> {
     let output = command
         .output()
         .with_context(|| format!("cannot {what}: {:?} does not start", command.get_program()))?;
@@ -131,7 +131,7 @@ fn step(what: &str, command: &mut Command) -> Result<()> {
     let arguments = command.get_args().collect::<Vec<_>>().join(OsStr::new(" "));
     ensure!(
         output.status.success(),
-        "cannot {what} ({}):\n{last}\n\nhint: the command was {:?} {}; --no-install goes on without it",
+        "cannot {what} ({}):\n{last}\n\nhint: the command was {:?} {}; --no-install, or --no-peer, goes on without it",
         output.status,
         command.get_program(),
         arguments.display()

@@ -1,6 +1,7 @@
-//! Comparisons with other runtimes, on random models of the same shapes.
+//! Comparisons with other runtimes and trainers, on random models of the same shapes.
 
 mod contestant;
+mod device;
 mod gguf;
 mod inference;
 mod install;
@@ -9,6 +10,7 @@ mod ours;
 mod peer;
 mod report;
 mod shape;
+pub(crate) mod training;
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +26,10 @@ pub(crate) enum Compare {
     Inference(inference::Options),
     /// Time from the start of the process to the first token, and peak memory
     Load(load::Options),
+    /// Tokens a second of training steps, beside PyTorch
+    Training(training::Options),
+    /// Tokens a second of training on a GPU
+    Device(device::Options),
 }
 
 impl Compare {
@@ -35,6 +41,8 @@ impl Compare {
         match self {
             Self::Inference(options) => inference::run(options),
             Self::Load(options) => load::run(options),
+            Self::Training(options) => training::run(options),
+            Self::Device(options) => device::run(options),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod peak;
 mod read;
+mod sgemm;
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use peak::Unit;
 pub(crate) use read::Reader;
+pub(crate) use sgemm::sgemm_peak;
 
 use crate::stats::Summary;
 

@@ -2,8 +2,14 @@
 //! the emission of `.forge` files.
 
 pub mod emit;
+pub mod environment;
 pub mod mixture;
 pub mod objective;
+pub mod prefetch;
 pub mod shards;
+pub mod split;
 pub mod trainer;
 pub mod update;
+
+#[cfg(test)]
+mod device_tests;

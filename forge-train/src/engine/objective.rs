@@ -6,12 +6,14 @@ use candle_core::{Device, Tensor};
 
 use crate::config::{CognateConfig, DataConfig};
 use crate::data::batch::{Batch, Batcher};
-use crate::engine::shards::SHARDS;
+use crate::data::source::BatchSource;
+use crate::engine::prefetch::Prefetch;
+use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard};
-use crate::error::Result;
-use crate::nn::{Forward, ForwardOptions, Network, loss};
+use crate::error::{Error, Result};
+use crate::nn::{Dropout, Forward, ForwardOptions, Network, loss};
 
-/// A batch's ids as the tensor the network takes, `(rows, cols)`.
+/// A batch's ids as the tensor the network takes, `(rows, cols)`; on the host, wherever the network is.
 ///
 /// # Errors
 /// If the tensor cannot be made.
@@ -21,28 +23,38 @@ pub fn batch_ids(batch: &Batch) -> Result<Tensor> {
 
 /// Next-token cross-entropy at every recursion (deep supervision) plus the halting head's target.
 pub struct LanguageModel {
-    batcher: Batcher,
+    source: Prefetch,
     supervision: Supervision,
     halts: bool,
+    /// Rate and seed.
+    dropout: Option<(f32, u64)>,
 }
 
 /// How the loss of a batch is put together.
-#[derive(Clone)]
-struct Supervision {
-    recursions: Vec<f32>,
-    halt_weight: f32,
-    halt_margin: f32,
+#[derive(Clone, Debug, PartialEq)]
+pub struct Supervision {
+    /// Weight of each recursion's loss, last entry for the last; shorter lists are padded at the front.
+    pub recursions: Vec<f32>,
+    /// Weight of the halting head's binary cross-entropy.
+    pub halt_weight: f32,
+    /// A recursion counts as useful when it lowers the token's loss by more than this (nats).
+    pub halt_margin: f32,
 }
 
 impl LanguageModel {
-    /// Trains on `batcher`'s batches with the supervision of phase 1's configuration.
-    pub fn new(batcher: Batcher, cognate: &CognateConfig) -> Self {
+    /// Trains on the batches of `source` with the supervision of phase 1's configuration.
+    pub fn new(source: Arc<dyn BatchSource>, cognate: &CognateConfig) -> Self {
         let supervision = Supervision {
             recursions: cognate.supervision.clone(),
             halt_weight: cognate.halt_weight,
             halt_margin: cognate.halt_margin,
         };
-        Self { batcher, supervision, halts: true }
+        Self::supervised(source, supervision)
+    }
+
+    /// Trains on the batches of `source`.
+    pub fn supervised(source: Arc<dyn BatchSource>, supervision: Supervision) -> Self {
+        Self { source: Prefetch::new(source), supervision, halts: true, dropout: None }
     }
 
     /// Runs every recursion of every token: for the first stage, in which later recursions have yet to become
@@ -52,6 +64,18 @@ impl LanguageModel {
         self
     }
 
+    /// Drops elements at `rate`, 0 for none; masks follow from `seed`, the step and the part of its batch.
+    pub fn with_dropout(mut self, rate: f32, seed: u64) -> Self {
+        self.dropout = (rate > 0.0).then_some((rate, seed));
+        self
+    }
+
+    /// What the forward pass of part `part` of step `step` does.
+    fn options(&self, network: &Network, step: u64, part: u32) -> ForwardOptions {
+        let dropout = self.dropout.map(|(rate, seed)| Dropout { rate, seed, step, part });
+        ForwardOptions { halting: self.halts_at(network, step), dropout }
+    }
+
     /// Every other step lets halted tokens really halt, so that the network learns to read the state they carry
     /// forward; the steps between run every recursion, so that the halting head sees what each gains.
     fn halts_at(&self, network: &Network, step: u64) -> bool {
@@ -59,8 +83,8 @@ impl LanguageModel {
     }
 
     /// Replaces the batches, keeping everything else.
-    pub fn set_batcher(&mut self, batcher: Batcher) {
-        self.batcher = batcher;
+    pub fn set_source(&mut self, source: Arc<dyn BatchSource>) {
+        self.source = Prefetch::new(source);
     }
 
     /// The loss of step `step` in one piece.
@@ -68,46 +92,34 @@ impl LanguageModel {
     /// # Errors
     /// If a tensor operation fails.
     pub fn loss(&self, network: &Network, step: u64) -> Result<Tensor> {
-        let batch = self.batcher.batch(step);
-        self.supervision.loss(network, &batch, self.halts_at(network, step))
+        let batch = self.source.batch(step);
+        self.supervision.loss(network, &batch, self.options(network, step, 0))
     }
 }
 
 impl Objective for LanguageModel {
-    fn shards(&mut self, network: &Network, step: u64) -> Result<Vec<Shard<'_>>> {
-        let halting = self.halts_at(network, step);
+    fn shards(&mut self, network: &Network, step: u64, split: Split) -> Result<Vec<Shard<'_>>> {
         let supervision = &self.supervision;
-        Ok(split(&self.batcher.batch(step))
+        Ok(split
+            .deal(&self.source.batch(step))
             .into_iter()
-            .map(|batch| Shard {
-                weight: batch.weights.iter().sum(),
-                work: Box::new(move |network| supervision.loss(network, &batch, halting)),
+            .zip(0..)
+            .map(|(batch, part)| {
+                let options = self.options(network, step, part);
+                Shard {
+                    weight: batch.weights.iter().sum(),
+                    tokens: batch.ids.len(),
+                    work: Box::new(move |network| supervision.loss(network, &batch, options)),
+                }
             })
             .collect())
     }
 }
 
-/// A batch's rows dealt out to [`SHARDS`] batches; those without rows are left out.
-fn split(batch: &Batch) -> Vec<Batch> {
-    let deal = |shard: usize| {
-        let rows = (shard..batch.rows).step_by(SHARDS);
-        let mut part = Batch { ids: vec![], targets: vec![], weights: vec![], rows: 0, cols: batch.cols };
-        for row in rows {
-            let at = row * batch.cols..(row + 1) * batch.cols;
-            part.ids.extend(&batch.ids[at.clone()]);
-            part.targets.extend(&batch.targets[at.clone()]);
-            part.weights.extend(&batch.weights[at]);
-            part.rows += 1;
-        }
-        part
-    };
-    (0..SHARDS).map(deal).filter(|part| part.rows > 0).collect()
-}
-
 impl Supervision {
-    fn loss(&self, network: &Network, batch: &Batch, halting: bool) -> Result<Tensor> {
-        let forward = network.forward(&batch_ids(batch)?, ForwardOptions { halting })?;
-        self.of(network, &forward, batch, !halting)
+    fn loss(&self, network: &Network, batch: &Batch, options: ForwardOptions) -> Result<Tensor> {
+        let forward = network.forward(&batch_ids(batch)?, options)?;
+        self.of(network, &forward, batch, !options.halting)
     }
 
     /// Deep supervision, and the halting head's loss where `teach_halting` is set.
@@ -116,11 +128,13 @@ impl Supervision {
         let teach_halting = teach_halting && self.halt_weight > 0.0 && !forward.halt.is_empty();
         let (mut terms, mut scores) = (Vec::new(), Vec::new());
         for (t, answer) in forward.answers.iter().enumerate() {
-            let logits = network.logits(answer)?;
-            if teach_halting {
+            let ce = if teach_halting {
+                let logits = network.logits(answer)?;
                 scores.push(loss::token_scores(&logits, &batch.targets)?);
-            }
-            let ce = loss::weighted_cross_entropy(&logits, &batch.targets, &batch.weights)?;
+                loss::weighted_cross_entropy(&logits, &batch.targets, &batch.weights)?
+            } else {
+                network.cross_entropy(answer, &batch.targets, &batch.weights)?
+            };
             terms.push((ce, supervision_weight(&self.recursions, t, recursions)));
         }
         let ce = weighted_mean(&terms)?;
@@ -144,11 +158,10 @@ impl Supervision {
 /// `Σ wᵢ·tᵢ / Σ wᵢ` of scalar terms.
 fn weighted_mean(terms: &[(Tensor, f32)]) -> Result<Tensor> {
     let total: f32 = terms.iter().map(|(_, w)| w).sum();
-    let mut sum = Tensor::new(0f32, &Device::Cpu)?;
-    for (term, weight) in terms {
-        sum = (sum + (term * f64::from(weight / total))?)?;
-    }
-    Ok(sum)
+    let shares = terms.iter().map(|(term, weight)| Ok((term * f64::from(weight / total))?));
+    shares
+        .reduce(|sum, term: Result<Tensor>| Ok((sum? + term?)?))
+        .unwrap_or_else(|| Err(Error::Config("a loss without terms".into())))
 }
 
 /// Weight of recursion `t` of `recursions`: the list's entries for the last recursions, its first entry before.
@@ -169,36 +182,39 @@ pub struct Distillation {
 }
 
 impl Objective for Distillation {
-    fn shards(&mut self, network: &Network, step: u64) -> Result<Vec<Shard<'_>>> {
-        let halting = self.data.halts_at(network, step);
+    fn shards(&mut self, network: &Network, step: u64, split: Split) -> Result<Vec<Shard<'_>>> {
         let (supervision, teacher, weight) = (&self.data.supervision, &self.teacher, self.weight);
-        Ok(split(&self.data.batcher.batch(step))
+        let telling = ForwardOptions { halting: teacher.config().halting, ..Default::default() };
+        Ok(split
+            .deal(&self.data.source.batch(step))
             .into_iter()
-            .map(|batch| Shard {
-                weight: batch.weights.iter().sum(),
-                work: Box::new(move |network| {
+            .zip(0..)
+            .map(|(batch, part)| {
+                let (options, shard) = (self.data.options(network, step, part), batch.weights.iter().sum());
+                let tokens = batch.ids.len();
+                let work = move |network: &Network| {
                     let ids = batch_ids(&batch)?;
-                    let told = teacher.forward(&ids, ForwardOptions { halting: teacher.config().halting })?;
-                    let told = teacher.logits(told.answer())?;
-                    let forward = network.forward(&ids, ForwardOptions { halting })?;
+                    let told = teacher.logits(teacher.forward(&ids, telling)?.answer())?;
+                    let forward = network.forward(&ids, options)?;
                     let kl = loss::kl(&network.logits(forward.answer())?, &told, &batch.weights, 1.0)?;
-                    let data = supervision.of(network, &forward, &batch, !halting)?;
+                    let data = supervision.of(network, &forward, &batch, !options.halting)?;
                     Ok(((kl * f64::from(weight))? + (data * f64::from(1.0 - weight))?)?)
-                }),
+                };
+                Shard { weight: shard, tokens, work: Box::new(work) }
             })
             .collect())
     }
 }
 
-/// A batcher over sequences with the sizes of the configuration.
+/// Batches of sequences with the sizes of the configuration.
 pub fn batcher(
     sequences: Arc<Vec<crate::data::Sequence>>,
     batch_tokens: usize,
     data: &DataConfig,
     seed: u64,
     label: &str,
-) -> Batcher {
-    Batcher::new(sequences, batch_tokens, data.max_len, seed, label)
+) -> Arc<dyn BatchSource> {
+    Arc::new(Batcher::new(sequences, batch_tokens, data.max_len, seed, label))
 }
 
 #[cfg(test)]

@@ -7,14 +7,16 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use crate::config::TrainConfig;
+use crate::engine::environment::{Environment, StepMetrics, Unwatched, Watcher};
 use crate::engine::shards::Pools;
+use crate::engine::split::Split;
 use crate::engine::update::UpdateRule;
 use crate::error::{Error, Result};
 use crate::nn::{Network, Precision, Projections};
-use crate::pipeline::{Checkpoint, PhaseContext};
+use crate::pipeline::Checkpoint;
 use crate::weights::{Key, Matrix, Weights};
 
 /// Makes a loss: a scalar with a graph back to the network's parameters.
@@ -24,18 +26,20 @@ pub type Work<'w> = Box<dyn FnOnce(&Network) -> Result<Tensor> + Send + 'w>;
 pub struct Shard<'w> {
     /// Its share of the step's loss is `weight / Σ weights`.
     pub weight: f32,
+    /// Positions it computes, padding included.
+    pub tokens: usize,
     /// Its loss.
     pub work: Work<'w>,
 }
 
 /// What is minimised.
 pub trait Objective {
-    /// The parts of step `step`'s loss, the same for any number of processors. Sampling, and whatever else must be
-    /// done in order, is done here.
+    /// The parts of step `step`'s loss, cut as `split` says, the same for any number of processors. Sampling, and
+    /// whatever else must be done in order, is done here.
     ///
     /// # Errors
     /// If the step cannot be prepared.
-    fn shards(&mut self, network: &Network, step: u64) -> Result<Vec<Shard<'_>>>;
+    fn shards(&mut self, network: &Network, step: u64, split: Split) -> Result<Vec<Shard<'_>>>;
 
     /// Runs after the update of `step`; may measure and adapt (a curriculum, for instance).
     ///
@@ -83,29 +87,47 @@ pub struct Trained {
 /// # Errors
 /// [`Error::Interrupted`] when asked to stop (state is saved), [`Error::Gate`] when the loss is not finite.
 pub fn train(
-    ctx: &PhaseContext<'_>,
+    env: &Environment<'_>,
     stage: &Stage<'_>,
     weights: &Weights,
     objective: &mut dyn Objective,
 ) -> Result<Trained> {
-    let mut run = Run::new(ctx, stage, weights, objective)?;
+    train_watched(env, stage, weights, objective, &mut Unwatched)
+}
+
+/// As [`train`], followed by `watcher`.
+///
+/// # Errors
+/// As [`train`], and what the watcher returns.
+pub fn train_watched(
+    env: &Environment<'_>,
+    stage: &Stage<'_>,
+    weights: &Weights,
+    objective: &mut dyn Objective,
+    watcher: &mut dyn Watcher,
+) -> Result<Trained> {
+    let mut run = Run::new(env, stage, weights, objective)?;
     let steps = stage.train.steps;
-    ctx.progress.start(stage.name, steps);
+    env.progress.start(stage.name, steps);
     let mut saved = Instant::now();
     while run.step < steps {
-        run.advance(objective)?;
-        ctx.progress.tick(run.step, &format!("loss {:.3}", run.mean_loss));
-        let stop = ctx.stop.requested();
-        if stop || run.step == steps || saved.elapsed().as_secs() >= ctx.config.run.checkpoint_seconds {
-            run.save(ctx, objective)?;
+        watcher.step(&run.advance(objective)?)?;
+        env.progress.tick(run.step, &format!("loss {:.3}", run.mean_loss));
+        let every = watcher.evaluate_every();
+        if every > 0 && (run.step.is_multiple_of(every) || run.step == steps) {
+            watcher.evaluate(&run.network, run.step)?;
+        }
+        let stop = env.stop.requested();
+        if stop || run.step == steps || saved.elapsed().as_secs() >= env.checkpoint_seconds {
+            run.save(env, objective)?;
             saved = Instant::now();
         }
         if stop && run.step < steps {
-            ctx.progress.finish();
+            env.progress.finish();
             return Err(Error::Interrupted);
         }
     }
-    ctx.progress.finish();
+    env.progress.finish();
     Ok(Trained { weights: run.network.weights()?, first_loss: run.first_loss, final_loss: run.mean_loss })
 }
 
@@ -121,12 +143,13 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(
-        ctx: &PhaseContext<'_>,
+        env: &Environment<'_>,
         stage: &'a Stage<'a>,
         weights: &Weights,
         objective: &mut dyn Objective,
     ) -> Result<Self> {
-        let network = Network::new(weights, stage.precision, &Device::Cpu)?;
+        let network = Network::new(weights, stage.precision, &env.device)?;
+        stage.train.check(stage.name, matches!(stage.precision.projections, Projections::Ternary { .. }))?;
         let rule = UpdateRule::new(stage.train, &weights.config);
         let mut run = Self {
             stage,
@@ -137,7 +160,7 @@ impl<'a> Run<'a> {
             first_loss: f32::NAN,
             mean_loss: f32::NAN,
         };
-        if let Some(checkpoint) = ctx.checkpoints.latest(stage.name)? {
+        if let Some(checkpoint) = env.checkpoints.latest(stage.name)? {
             run.restore(checkpoint, weights, objective)?;
         }
         Ok(run)
@@ -154,9 +177,11 @@ impl<'a> Run<'a> {
         precision
     }
 
-    fn advance(&mut self, objective: &mut dyn Objective) -> Result<()> {
+    fn advance(&mut self, objective: &mut dyn Objective) -> Result<StepMetrics> {
         self.network.set_precision(self.precision());
-        let shards = objective.shards(&self.network, self.step)?;
+        let shards =
+            objective.shards(&self.network, self.step, Split::of(self.stage.train, self.network.device()))?;
+        let tokens = shards.iter().map(|shard| shard.tokens as u64).sum();
         let (value, mut grads) = self.pools.gradients(&self.network, shards)?;
         if !value.is_finite() {
             return Err(Error::Gate(format!(
@@ -165,28 +190,30 @@ impl<'a> Run<'a> {
             )));
         }
         grads.retain(|key| !(self.stage.frozen)(*key));
-        self.rule.apply(&self.network, grads, self.step)?;
+        let applied = self.rule.apply(&self.network, grads, self.step)?;
         if self.step == 0 {
             self.first_loss = value;
             self.mean_loss = value;
         }
         self.mean_loss = 0.9 * self.mean_loss + 0.1 * value;
-        let done = self.step;
+        let step = self.step;
         self.step += 1;
-        objective.after_step(&self.network, done)
+        objective.after_step(&self.network, step)?;
+        let (rate, gradient_norm) = (applied.rate, applied.gradient_norm);
+        Ok(StepMetrics { step, loss: value, rate, gradient_norm, tokens })
     }
 
-    fn save(&self, ctx: &PhaseContext<'_>, objective: &dyn Objective) -> Result<()> {
+    fn save(&self, env: &Environment<'_>, objective: &dyn Objective) -> Result<()> {
         let mut state = BTreeMap::new();
         for ((role, layer), m) in &self.network.weights()?.tensors {
             state.insert(format!("weights.{}.{layer}", role.name()), m.data.clone());
         }
-        for (name, values) in self.rule.state() {
+        for (name, values) in self.rule.state()? {
             state.insert(format!("optimizer.{name}"), values);
         }
         state.insert("loss".into(), vec![self.first_loss, self.mean_loss]);
         state.insert("objective".into(), objective.state());
-        ctx.checkpoints.save(self.stage.name, self.step, &state)
+        env.checkpoints.save(self.stage.name, self.step, &state)
     }
 
     fn restore(

@@ -7,9 +7,7 @@ use forge_formats::config::ModelConfig;
 use crate::config::TrainConfig;
 use crate::error::Result;
 use crate::nn::Network;
-use crate::optim::{
-    AdamW, AdamWConfig, Gradients, Grokfast, Muon, MuonConfig, MuonScale, Optimizer, Schedule, State,
-};
+use crate::optim::{AdamW, Gradients, Grokfast, Muon, Optimizer, Schedule, State};
 
 /// The optimiser of a stage with its schedule.
 pub struct UpdateRule {
@@ -20,26 +18,26 @@ pub struct UpdateRule {
     clip: f32,
 }
 
+/// What an update did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Applied {
+    /// Learning rate, Muon's where projections use it.
+    pub rate: f32,
+    /// Global norm of the gradient after the filter, before clipping.
+    pub gradient_norm: f64,
+}
+
 impl UpdateRule {
     /// What `config` asks for, for models of shape `model`.
     pub fn new(config: &TrainConfig, model: &ModelConfig) -> Self {
         let filter = (config.grokfast_lambda > 0.0)
             .then(|| Grokfast::new(config.grokfast_alpha, config.grokfast_lambda));
-        let rest = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
-        let (optimizer, peak): (Box<dyn Optimizer>, f32) = if config.muon_lr > 0.0 {
-            let muon = MuonConfig {
-                scale: MuonScale::MatchAdamW,
-                weight_decay: config.weight_decay,
-                rest_rate: config.lr / config.muon_lr,
-                rest,
-                ..MuonConfig::default()
-            };
-            (Box::new(Muon::new(muon, model)), config.muon_lr)
+        let (optimizer, peak): (Box<dyn Optimizer>, f32) = if config.uses_muon() {
+            (Box::new(Muon::new(config.muon_config(), model)), config.muon_lr)
         } else {
-            (Box::new(AdamW::new(rest)), config.lr)
+            (Box::new(AdamW::new(config.adamw_config())), config.lr)
         };
-        let decay = (config.decay_share.clamp(0.0, 1.0) * config.steps as f32) as u64;
-        let schedule = Schedule::Stable { warmup: config.warmup, total: config.steps, decay, floor: 0.0 };
+        let schedule = config.schedule();
         Self { filter, optimizer, schedule, peak, clip: config.clip }
     }
 
@@ -47,19 +45,26 @@ impl UpdateRule {
     ///
     /// # Errors
     /// If a gradient does not fit its variable.
-    pub fn apply(&mut self, network: &Network, mut grads: Gradients, step: u64) -> Result<()> {
+    pub fn apply(&mut self, network: &Network, mut grads: Gradients, step: u64) -> Result<Applied> {
         if let Some(filter) = &mut self.filter {
-            filter.apply(&mut grads);
+            filter.apply(&mut grads)?;
         }
-        grads.clip(f64::from(self.clip));
-        self.optimizer.step(network.vars(), &grads, self.schedule.rate(self.peak, step))
+        let gradient_norm = grads.clip(f64::from(self.clip))?;
+        let rate = self.schedule.rate(self.peak, step);
+        self.optimizer.step(network.vars(), &grads, rate)?;
+        Ok(Applied { rate, gradient_norm })
     }
 
     /// Everything needed to go on.
-    pub fn state(&self) -> State {
-        let mut state = self.optimizer.state();
-        state.extend(self.filter.iter().flat_map(Grokfast::state));
-        state
+    ///
+    /// # Errors
+    /// If a device cannot be read.
+    pub fn state(&self) -> Result<State> {
+        let mut state = self.optimizer.state()?;
+        if let Some(filter) = &self.filter {
+            state.extend(filter.state()?);
+        }
+        Ok(state)
     }
 
     /// Takes over what [`UpdateRule::state`] gave.

@@ -6,27 +6,32 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use forge_formats::role::Role;
 
-use super::network::Network;
+use super::fused;
+use super::network::{Network, Projections};
 use super::ops::attention::Attention;
+use super::ops::block::Parameter;
 use super::ops::carry::{Carry, HaltLogit};
+use super::ops::dropout::{Dropout, Dropped, Mask};
 use super::ops::embedding::Embedding;
 use super::ops::glu::Prologue;
 use super::ops::linear::{Extra, NormLinear, projection_inputs};
 use super::ops::memory::{Concat, GateBlend, Scan};
 use super::ops::norm::GainedResidual;
-use super::ops::quant::QuantWeight;
 use super::ops::rope::Rope;
-use super::ops::{apply1, apply2, apply3};
+use super::ops::sink::Deposited;
+use super::ops::{Form, HostData, apply1, apply2, apply3};
 use crate::error::{Error, Result};
 use crate::weights::Key;
 use forge_runtime::math;
 
 /// What a forward pass should do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ForwardOptions {
     /// Halt tokens as the runtime does, carrying their keys, values and answers forward. Otherwise every token
     /// goes through every recursion, which is what deep supervision trains on.
     pub halting: bool,
+    /// Drops elements of the embedding and of every residual branch's outcome; none when not training.
+    pub dropout: Option<Dropout>,
 }
 
 /// What a forward pass yields.
@@ -53,36 +58,23 @@ impl Forward {
 /// Sees the input of every projection: its key and the normalised rows `[b·t, cols]`, before quantisation.
 pub type Observer<'o> = dyn FnMut(Key, &[f32], usize) + 'o;
 
-/// One matrix as the graph uses it: the latent and its quantised form.
-struct Map {
-    key: Key,
-    weight: Tensor,
-    quant: Option<Arc<QuantWeight>>,
-}
-
-impl Map {
-    fn new(net: &Network, role: Role, layer: u32) -> Result<Self> {
-        Ok(Self { key: (role, layer), weight: net.tensor(role, layer)?, quant: net.quantised(role, layer)? })
-    }
-}
-
 /// Parameters of one block's memory.
 struct Memory {
-    input: Map,
+    input: Parameter,
     bias: Tensor,
-    output: Map,
-    gate1: Map,
-    gate2: Map,
+    output: Parameter,
+    gate1: Parameter,
+    gate2: Parameter,
 }
 
 /// Parameters of one block.
-struct Block {
-    attn_norm: Option<Tensor>,
-    qkv: Map,
-    attn_out: Map,
-    ffn_norm: Option<Tensor>,
-    gate_up: Map,
-    down: Map,
+pub(super) struct Layer {
+    pub(super) attn_norm: Option<Parameter>,
+    pub(super) qkv: Parameter,
+    pub(super) attn_out: Parameter,
+    pub(super) ffn_norm: Option<Parameter>,
+    pub(super) gate_up: Parameter,
+    pub(super) down: Parameter,
     memory: Option<Memory>,
 }
 
@@ -103,9 +95,9 @@ struct Loop {
 /// One forward pass: parameters quantised once, shared by all recursions.
 pub(super) struct Pass<'n> {
     net: &'n Network,
-    ids: Arc<Vec<u32>>,
+    ids: Arc<HostData<u32>>,
     attention: Attention,
-    blocks: Vec<Block>,
+    blocks: Vec<Layer>,
     looped: Option<Loop>,
     observer: Option<RefCell<&'n mut Observer<'n>>>,
 }
@@ -116,7 +108,7 @@ impl<'n> Pass<'n> {
         Self { observer: Some(RefCell::new(observer)), ..self }
     }
 
-    fn observe(&self, map: &Map, x: &Tensor, prologue: Prologue, gain: Option<&Tensor>) -> Result<()> {
+    fn observe(&self, map: &Parameter, x: &Tensor, prologue: Prologue, gain: Option<&Tensor>) -> Result<()> {
         if let Some(observer) = &self.observer {
             let cols = map.weight.dim(1)?;
             let inputs = projection_inputs(prologue, self.net.config().norm_eps, x, cols, gain)?;
@@ -131,16 +123,16 @@ impl<'n> Pass<'n> {
         if rows * cols == 0 {
             return Err(Error::Config("a batch needs at least one token".into()));
         }
-        let gain = |role, layer| if c.norm_gain { net.tensor(role, layer).map(Some) } else { Ok(None) };
+        let gain = |role, layer| if c.norm_gain { parameter(net, role, layer).map(Some) } else { Ok(None) };
         let blocks = (0..c.layers)
             .map(|l| {
-                Ok(Block {
+                Ok(Layer {
                     attn_norm: gain(Role::AttnNorm, l)?,
-                    qkv: Map::new(net, Role::Qkv, l)?,
-                    attn_out: Map::new(net, Role::AttnOut, l)?,
+                    qkv: parameter(net, Role::Qkv, l)?,
+                    attn_out: parameter(net, Role::AttnOut, l)?,
                     ffn_norm: gain(Role::FfnNorm, l)?,
-                    gate_up: Map::new(net, Role::GateUp, l)?,
-                    down: Map::new(net, Role::Down, l)?,
+                    gate_up: parameter(net, Role::GateUp, l)?,
+                    down: parameter(net, Role::Down, l)?,
                     memory: if c.has_memory(l) { Some(Memory::new(net, l)?) } else { None },
                 })
             })
@@ -152,21 +144,25 @@ impl<'n> Pass<'n> {
             window: c.window as usize,
             cols,
             rope: Arc::new(Rope::new(cols, c.head_dim as usize, c.rope_log2_theta)),
+            exact: matches!(net.precision().projections, Projections::Ternary { lambda } if lambda >= 1.0),
         };
-        let ids = Arc::new(ids.flatten_all()?.to_vec1::<u32>()?);
+        let ids = Arc::new(ids.flatten_all()?.to_vec1::<u32>()?.into());
         let looped = if c.recursion > 1 { Some(Loop::new(net)?) } else { None };
         Ok(Self { net, ids, attention, blocks, looped, observer: None })
     }
 
     pub(super) fn run(&self, options: ForwardOptions) -> Result<Forward> {
         let c = self.net.config();
-        let x = self.embed()?;
+        let x = match &options.dropout {
+            Some(dropout) => apply1(Dropped(Mask::embedding(dropout)?), &self.embed()?)?,
+            None => self.embed()?,
+        };
         let mut states = vec![State::default(); self.blocks.len()];
         let mut forward = Forward { answers: Vec::new(), halt: Vec::new(), depths: vec![1; self.ids.len()] };
         let mut halted = vec![false; self.ids.len()];
         let mut latent: Option<Tensor> = None;
         for t in 0..c.recursion {
-            let mask = (options.halting && c.halting && t > 0).then(|| Arc::new(halted.clone()));
+            let mask = (options.halting && c.halting && t > 0).then(|| Arc::new(halted.clone().into()));
             let mut u = match (&latent, &self.looped, forward.answers.last()) {
                 (Some(z), Some(gains), Some(y)) => {
                     let u = self.gained(&x, y, &gains.answer)?;
@@ -174,8 +170,9 @@ impl<'n> Pass<'n> {
                 }
                 _ => x.clone(),
             };
-            for (block, state) in self.blocks.iter().zip(&mut states) {
-                u = self.block(block, u, state, mask.as_ref())?;
+            for ((block, state), at) in self.blocks.iter().zip(&mut states).zip(t * c.layers..) {
+                let masks = options.dropout.map(|dropout| Mask::branches(&dropout, at)).transpose()?;
+                u = self.block(block, u, state, mask.as_ref(), masks)?;
             }
             let y = self.answer(&u, forward.answers.last(), mask)?;
             latent = Some(u);
@@ -201,9 +198,13 @@ impl<'n> Pass<'n> {
 
     /// `norm(E[id])`.
     fn embed(&self) -> Result<Tensor> {
-        let table = self.net.tensor(Role::Embedding, 0)?;
-        let quant = self.net.quantised(Role::Embedding, 0)?;
-        Ok(apply1(Embedding { ids: self.ids.clone(), eps: self.net.config().norm_eps, quant }, &table)?)
+        let Parameter { key, weight, form: Form { quant, device } } =
+            parameter(self.net, Role::Embedding, 0)?;
+        let op = Embedding { ids: self.ids.clone(), eps: self.net.config().norm_eps, quant, device };
+        Ok(match self.net.sink() {
+            Some(sink) => apply1(Deposited { op, key, sink: sink.clone() }, &weight)?,
+            None => apply1(op, &weight)?,
+        })
     }
 
     /// `base + gain ⊙ norm(z)`.
@@ -212,7 +213,12 @@ impl<'n> Pass<'n> {
     }
 
     /// The answer after a recursion that ended in latent `z`; halted tokens keep theirs.
-    fn answer(&self, z: &Tensor, earlier: Option<&Tensor>, mask: Option<Arc<Vec<bool>>>) -> Result<Tensor> {
+    fn answer(
+        &self,
+        z: &Tensor,
+        earlier: Option<&Tensor>,
+        mask: Option<Arc<HostData<bool>>>,
+    ) -> Result<Tensor> {
         let Some(gains) = &self.looped else { return Ok(z.clone()) };
         let base = match earlier {
             Some(y) => y.clone(),
@@ -226,27 +232,49 @@ impl<'n> Pass<'n> {
     }
 
     /// `W · (norm(prologue(x)) [⊙ gain])`.
-    fn linear(&self, map: &Map, x: &Tensor, prologue: Prologue, gain: Option<&Tensor>) -> Result<Tensor> {
+    fn linear(
+        &self,
+        map: &Parameter,
+        x: &Tensor,
+        prologue: Prologue,
+        gain: Option<&Tensor>,
+    ) -> Result<Tensor> {
         self.observe(map, x, prologue, gain)?;
         linear(self.net.config().norm_eps, map, x, prologue, gain)
     }
 
-    /// `u + W · norm(prologue(x))`.
-    fn residual(&self, map: &Map, x: &Tensor, prologue: Prologue, u: &Tensor) -> Result<Tensor> {
+    /// `u + W · norm(prologue(x))`, the branch masked where it drops.
+    fn residual(
+        &self,
+        map: &Parameter,
+        x: &Tensor,
+        prologue: Prologue,
+        u: &Tensor,
+        mask: Option<Mask>,
+    ) -> Result<Tensor> {
+        if let Some(mask) = mask {
+            return Ok(apply2(Dropped(mask), u, &self.linear(map, x, prologue, None)?)?);
+        }
         self.observe(map, x, prologue, None)?;
         let eps = self.net.config().norm_eps;
-        let op = NormLinear { prologue, eps, quant: map.quant.clone(), extra: Extra::Residual };
+        let Form { quant, device } = map.form.clone();
+        let op = NormLinear { prologue, eps, quant, device, extra: Extra::Residual };
         Ok(apply3(op, x, &map.weight, u)?)
     }
 
     fn block(
         &self,
-        block: &Block,
+        block: &Layer,
         u: Tensor,
         state: &mut State,
-        mask: Option<&Arc<Vec<bool>>>,
+        mask: Option<&Arc<HostData<bool>>>,
+        dropout: Option<[Mask; 2]>,
     ) -> Result<Tensor> {
-        let mut qkv = self.linear(&block.qkv, &u, Prologue::Identity, block.attn_norm.as_ref())?;
+        if let Some(sink) = self.net.sink().filter(|_| self.is_plain(block)) {
+            return fused::block(self.net.config(), sink, &self.attention, block, dropout, &u);
+        }
+        let [attention_mask, ffn_mask] = dropout.map_or([None; 2], |masks| masks.map(Some));
+        let mut qkv = self.linear(&block.qkv, &u, Prologue::Identity, gain(&block.attn_norm))?;
         if let (Some(halted), Some(earlier)) = (mask, &state.qkv) {
             // Rotation depends on the position alone, so carrying keys forward before it is the same as after.
             let from = self.attention.heads * self.attention.head_dim;
@@ -257,7 +285,7 @@ impl<'n> Pass<'n> {
         if let Some(memory) = &block.memory {
             let read = match state.read.take() {
                 Some(read) => read,
-                None => self.remember(memory, &u, block.attn_norm.as_ref())?,
+                None => self.remember(memory, &u, gain(&block.attn_norm))?,
             };
             let both = apply2(Concat, &o, &read)?;
             let hidden = self.linear(&memory.gate1, &both, Prologue::Identity, None)?;
@@ -265,9 +293,15 @@ impl<'n> Pass<'n> {
             o = apply3(GateBlend, &o, &read, &gate)?;
             state.read = Some(read);
         }
-        let u = self.residual(&block.attn_out, &o, Prologue::Identity, &u)?;
-        let hidden = self.linear(&block.gate_up, &u, Prologue::Identity, block.ffn_norm.as_ref())?;
-        self.residual(&block.down, &hidden, Prologue::Gated(self.net.config().activation), &u)
+        let u = self.residual(&block.attn_out, &o, Prologue::Identity, &u, attention_mask)?;
+        let hidden = self.linear(&block.gate_up, &u, Prologue::Identity, gain(&block.ffn_norm))?;
+        let gated = Prologue::Gated(self.net.config().activation);
+        self.residual(&block.down, &hidden, gated, &u, ffn_mask)
+    }
+
+    /// Whether the block has neither a memory nor anyone who looks inside, nor keys that are carried forward.
+    fn is_plain(&self, block: &Layer) -> bool {
+        block.memory.is_none() && self.observer.is_none() && !self.net.config().halting
     }
 
     /// Writes the memory and reads it, in the first recursion.
@@ -278,14 +312,24 @@ impl<'n> Pass<'n> {
     }
 }
 
+/// A parameter of a role and block, in the form the precision says.
+pub(super) fn parameter(net: &Network, role: Role, layer: u32) -> Result<Parameter> {
+    Ok(Parameter { key: (role, layer), weight: net.tensor(role, layer)?, form: net.form(role, layer)? })
+}
+
+/// The values of a gain.
+fn gain(gain: &Option<Parameter>) -> Option<&Tensor> {
+    gain.as_ref().map(|gain| &gain.weight)
+}
+
 impl Memory {
     fn new(net: &Network, layer: u32) -> Result<Self> {
         Ok(Self {
-            input: Map::new(net, Role::MemIn, layer)?,
+            input: parameter(net, Role::MemIn, layer)?,
             bias: net.tensor(Role::MemBias, layer)?,
-            output: Map::new(net, Role::MemOut, layer)?,
-            gate1: Map::new(net, Role::MemGate1, layer)?,
-            gate2: Map::new(net, Role::MemGate2, layer)?,
+            output: parameter(net, Role::MemOut, layer)?,
+            gate1: parameter(net, Role::MemGate1, layer)?,
+            gate2: parameter(net, Role::MemGate2, layer)?,
         })
     }
 }
@@ -309,8 +353,15 @@ fn halt_tokens(logit: &Tensor, threshold: f32, halted: &mut [bool]) -> Result<()
     Ok(())
 }
 
-fn linear(eps: f32, map: &Map, x: &Tensor, prologue: Prologue, gain: Option<&Tensor>) -> Result<Tensor> {
-    let op = NormLinear { prologue, eps, quant: map.quant.clone(), extra: Extra::Gain };
+fn linear(
+    eps: f32,
+    map: &Parameter,
+    x: &Tensor,
+    prologue: Prologue,
+    gain: Option<&Tensor>,
+) -> Result<Tensor> {
+    let Form { quant, device } = map.form.clone();
+    let op = NormLinear { prologue, eps, quant, device, extra: Extra::Gain };
     Ok(match gain {
         Some(gain) => apply3(op, x, &map.weight, gain)?,
         None => apply2(op, x, &map.weight)?,
@@ -320,7 +371,7 @@ fn linear(eps: f32, map: &Map, x: &Tensor, prologue: Prologue, gain: Option<&Ten
 /// `linear(head, norm(answer, final_norm))`, the head being the embedding when tied.
 pub(super) fn head(net: &Network, answer: &Tensor) -> Result<Tensor> {
     let role = if net.config().tied { Role::Embedding } else { Role::Head };
-    let map = Map::new(net, role, 0)?;
+    let map = parameter(net, role, 0)?;
     let gain = net.tensor(Role::FinalNorm, 0)?;
     linear(net.config().norm_eps, &map, answer, Prologue::Identity, Some(&gain))
 }

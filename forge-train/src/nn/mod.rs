@@ -2,12 +2,14 @@
 //! operations. `forge-runtime` defines inference; this module follows it for training and is tested against it.
 
 mod forward;
+mod fused;
 pub mod loss;
 mod network;
 pub(crate) mod ops;
 
 pub use forward::{Forward, ForwardOptions, Observer};
 pub use network::{Network, Precision, Projections, Tables};
+pub use ops::dropout::Dropout;
 
 #[cfg(test)]
 mod tests;

@@ -8,9 +8,13 @@ use forge_formats::config::ModelConfig;
 use forge_formats::role::{Role, RoleKind};
 
 use super::forward::{Forward, ForwardOptions, Observer, Pass};
+#[cfg(feature = "cuda")]
+use super::ops::DeviceWeight;
 use super::ops::quant::{Blend, Grid, QuantWeight};
-use super::ops::{Arg, host};
+use super::ops::sink::Sink;
+use super::ops::{Arg, Form, host};
 use crate::error::{Error, Result};
+use crate::optim::Gradients;
 use crate::weights::{Key, Matrix, Weights};
 
 /// How projections are computed.
@@ -57,20 +61,19 @@ impl Precision {
 pub struct Network {
     config: ModelConfig,
     vars: BTreeMap<Key, Var>,
+    device: Device,
     precision: Precision,
     straight_through: bool,
     tracked: bool,
+    sink: Option<Arc<Sink>>,
 }
 
 impl Network {
     /// Copies `weights` into variables.
     ///
     /// # Errors
-    /// If the configuration is invalid, a tensor is missing or of the wrong shape, or the device is not the CPU.
+    /// If the configuration is invalid, a tensor is missing or of the wrong shape, or the device has no room.
     pub fn new(weights: &Weights, precision: Precision, device: &Device) -> Result<Self> {
-        if !device.is_cpu() {
-            return Err(Error::Config("the fused operations run on the CPU only".into()));
-        }
         let config = weights.config.clone();
         config.validate()?;
         let mut vars = BTreeMap::new();
@@ -84,7 +87,13 @@ impl Network {
             let tensor = Tensor::from_slice(&matrix.data, (rows, cols), device)?;
             vars.insert((role, layer), Var::from_tensor(&tensor)?);
         }
-        Ok(Self { config, vars, precision, straight_through: true, tracked: true })
+        let device = device.clone();
+        Ok(Self { config, vars, device, precision, straight_through: true, tracked: true, sink: None })
+    }
+
+    /// Where the parameters are and the computation happens.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Shape of the model.
@@ -115,7 +124,44 @@ impl Network {
 
     /// A view of the same parameters, later updates included, whose forward passes record no graph.
     pub fn detached(&self) -> Self {
-        Self { tracked: false, ..self.clone() }
+        Self { tracked: false, sink: None, ..self.clone() }
+    }
+
+    /// A view of the same parameters for one loss and its backward pass, by [`Network::gradients`]: whole
+    /// blocks run as one operation, and what they give as gradients of parameters bypasses candle's graph.
+    pub fn for_backward(&self) -> Self {
+        Self { sink: Some(Arc::default()), ..self.clone() }
+    }
+
+    /// Gradients of `loss` with respect to all parameters.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn gradients(&self, loss: &Tensor) -> Result<Gradients> {
+        let mut grads = Gradients::collect(&self.vars, &mut loss.backward()?)?;
+        if let Some(sink) = &self.sink {
+            grads.add(Gradients::from_map(sink.take()))?;
+            #[cfg(feature = "cuda")]
+            grads.add(Gradients::from_map(sink.take_from_device()))?;
+        }
+        Ok(grads)
+    }
+
+    /// Where gradients of parameters bypass the graph, none when all take part in it.
+    pub(super) fn sink(&self) -> Option<&Arc<Sink>> {
+        self.sink.as_ref().filter(|_| self.tracked)
+    }
+
+    /// Weighted mean cross entropy of the next token after each of `answer`'s rows `[n, dim]`, in nats; 0 without
+    /// gradient when all weights are 0.
+    ///
+    /// # Errors
+    /// If the numbers of rows, targets and weights differ, or a target is outside the vocabulary.
+    pub fn cross_entropy(&self, answer: &Tensor, targets: &[u32], weights: &[f32]) -> Result<Tensor> {
+        match self.sink() {
+            Some(sink) => super::fused::cross_entropy(self, sink, answer, targets, weights),
+            None => super::loss::weighted_cross_entropy(&self.logits(answer)?, targets, weights),
+        }
     }
 
     /// A copy of the parameters on the host.
@@ -160,7 +206,7 @@ impl Network {
     /// # Errors
     /// As [`Network::forward`].
     pub fn forward_observed<'o>(&'o self, ids: &Tensor, observer: &'o mut Observer<'o>) -> Result<Forward> {
-        Pass::new(self, ids)?.observed(observer).run(ForwardOptions { halting: false })
+        Pass::new(self, ids)?.observed(observer).run(ForwardOptions::default())
     }
 
     /// Logits `[n, vocab]` of answers `[n, dim]`.
@@ -177,19 +223,27 @@ impl Network {
         Ok(if self.tracked { var.as_tensor().clone() } else { var.as_tensor().detach() })
     }
 
-    /// The quantised form of a matrix under the current precision, none when it is used in f32.
-    pub(super) fn quantised(&self, role: Role, layer: u32) -> Result<Option<Arc<QuantWeight>>> {
-        let (grid, lambda) = match (role.kind(), self.precision) {
+    /// The form in which a matrix is multiplied under the current precision.
+    pub(super) fn form(&self, role: Role, layer: u32) -> Result<Form> {
+        let grid = match (role.kind(), self.precision) {
             (RoleKind::Projection, Precision { projections: Projections::Ternary { lambda }, .. }) => {
-                (Grid::Ternary, lambda)
+                Some((Grid::Ternary, lambda))
             }
-            (RoleKind::Table, Precision { tables: Tables::Int8, .. }) => (Grid::Int8, 1.0),
-            _ => return Ok(None),
+            (RoleKind::Table, Precision { tables: Tables::Int8, .. }) => Some((Grid::Int8, 1.0)),
+            (RoleKind::Vector, _) => return Ok(Form::default()),
+            _ => None,
         };
+        let straight_through = self.straight_through;
+        let grid = grid.map(|(grid, lambda)| (grid, Blend { lambda, straight_through }));
         let tensor = self.tensor(role, layer)?;
+        #[cfg(feature = "cuda")]
+        if tensor.device().is_cuda() {
+            return Ok(Form { quant: None, device: Some(Arc::new(DeviceWeight::new(&tensor, grid)?)) });
+        }
+        let Some((grid, blend)) = grid else { return Ok(Form::default()) };
         let (storage, layout) = tensor.storage_and_layout();
         let Arg { data, dims } = host(&storage, layout)?;
-        let blend = Blend { lambda, straight_through: self.straight_through };
-        Ok(Some(Arc::new(QuantWeight::new(data, dims[1], grid, blend))))
+        let quant = Arc::new(QuantWeight::new(data, dims[1], grid, blend));
+        Ok(Form { quant: Some(quant), device: None })
     }
 }

@@ -5,12 +5,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use crate::data::{Example, Sequence, Slice, System, encode};
 use crate::engine::emit::{emit, ternary_int8};
 use crate::engine::objective::{LanguageModel, batch_ids, batcher};
-use crate::engine::shards::SHARDS;
+use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard, Stage, train};
 use crate::error::Result;
 use crate::eval::{self, EvalReport, SampleOptions};
@@ -168,9 +168,9 @@ fn bake(
 ) -> Result<(Weights, f64, f64)> {
     let cfg = &ctx.config.phase6;
     let precision = Precision::TERNARY;
-    let teacher = Network::new(teacher, precision, &Device::Cpu)?;
+    let teacher = Network::new(teacher, precision, ctx.device)?;
     let probe = &fresh[..PROBE.min(fresh.len())];
-    let before = divergence(ctx, &teacher, &Network::new(student, precision, &Device::Cpu)?, probe)?;
+    let before = divergence(ctx, &teacher, &Network::new(student, precision, ctx.device)?, probe)?;
     let name = format!("cycle{cycle}");
     let replay = replay_sequences(ctx, cycle);
     let label = format!("phase6.replay{cycle}");
@@ -181,12 +181,12 @@ fn bake(
         teacher,
         fresh: fresh[probe.len()..].to_vec(),
         pool: pool.to_vec(),
-        replay: LanguageModel::new(batches, &ctx.config.phase1),
+        replay: LanguageModel::new(batches, &ctx.config.phase1).with_dropout(cfg.train.dropout, ctx.seed),
         cycle,
     };
     let stage = Stage { name: &name, train: &cfg.train, precision, lambda_share: 0.0, frozen: &|_| false };
-    let baked = train(ctx, &stage, student, &mut objective)?.weights;
-    let network = Network::new(&baked, precision, &Device::Cpu)?;
+    let baked = train(&ctx.environment(), &stage, student, &mut objective)?.weights;
+    let network = Network::new(&baked, precision, ctx.device)?;
     let after = divergence(ctx, &objective.teacher, &network, probe)?;
     Ok((baked, before, after))
 }
@@ -220,7 +220,7 @@ struct BakeObjective<'a> {
 }
 
 impl Objective for BakeObjective<'_> {
-    fn shards(&mut self, network: &Network, step: u64) -> Result<Vec<Shard<'_>>> {
+    fn shards(&mut self, network: &Network, step: u64, split: Split) -> Result<Vec<Shard<'_>>> {
         let label = format!("phase6.cycle{}", self.cycle);
         let mut rng = Rng::at_step(self.ctx.seed, &label, step);
         let rehearse = if self.pool.is_empty() { 0.0 } else { 0.5 };
@@ -228,23 +228,31 @@ impl Objective for BakeObjective<'_> {
             .map(|_| if rng.chance(rehearse) { rng.pick(&self.pool) } else { rng.pick(&self.fresh) })
             .collect();
         let pad = self.ctx.data.tokenizer.control("<pad>");
-        let teacher = &self.teacher;
-        let replay = self.replay.shards(network, step)?;
-        let share = f64::from(self.ctx.config.phase6.replay);
-        Ok(replay
-            .into_iter()
-            .enumerate()
-            .map(|(i, data)| {
-                let part: Vec<&Trajectory> = chosen.iter().skip(i).step_by(SHARDS).copied().collect();
-                let tokens: usize = part.iter().map(|t| t.completion).sum();
+        let (teacher, share) = (&self.teacher, self.ctx.config.phase6.replay);
+        let longest = chosen.iter().map(|t| t.bare.len().max(t.prompted.len())).max().unwrap_or(0);
+        let parts = split.parts(chosen.len(), longest);
+        let completions: usize = chosen.iter().map(|t| t.completion).sum();
+        let mut shards: Vec<Shard<'_>> = (0..parts)
+            .map(|part| {
+                let part: Vec<&Trajectory> = chosen.iter().skip(part).step_by(parts).copied().collect();
+                let weight = part.iter().map(|t| t.completion).sum::<usize>() as f32 / completions as f32;
+                let tokens = part.len() * part.iter().map(|t| t.bare.len() - 1).max().unwrap_or(0);
                 let work = move |network: &Network| {
-                    let options = ForwardOptions { halting: false };
-                    let kl = baking_loss(pad, teacher, network, &part, options)?;
-                    Ok((kl + ((data.work)(network)? * share)?)?)
+                    let kl = baking_loss(pad, teacher, network, &part, ForwardOptions::default())?;
+                    Ok((kl * f64::from(1.0 + share))?)
                 };
-                Shard { weight: tokens as f32, work: Box::new(work) }
+                Shard { weight, tokens, work: Box::new(work) }
             })
-            .collect())
+            .collect();
+        let replay = self.replay.shards(network, step, split)?;
+        let total: f32 = replay.iter().map(|data| data.weight).sum();
+        // Shares of a step add up to 1 + `share`, by which the engine divides.
+        shards.extend(replay.into_iter().map(|data| Shard {
+            weight: share * data.weight / total,
+            tokens: data.tokens,
+            work: Box::new(move |network| Ok(((data.work)(network)? * f64::from(1.0 + share))?)),
+        }));
+        Ok(shards)
     }
 }
 
@@ -264,7 +272,7 @@ fn divergence(
         teacher,
         student,
         &probe,
-        ForwardOptions { halting: true },
+        ForwardOptions { halting: true, ..Default::default() },
     )?;
     Ok(f64::from(kl.to_scalar::<f32>()?))
 }
@@ -279,7 +287,14 @@ pub(super) fn baking_loss(
 ) -> Result<Tensor> {
     let with: Vec<&[u16]> = chosen.iter().map(|t| t.prompted.as_slice()).collect();
     let without: Vec<&[u16]> = chosen.iter().map(|t| t.bare.as_slice()).collect();
-    let target = completion_logits(teacher, &with, chosen, pad, ForwardOptions { halting: true })?.detach();
+    let target = completion_logits(
+        teacher,
+        &with,
+        chosen,
+        pad,
+        ForwardOptions { halting: true, ..Default::default() },
+    )?
+    .detach();
     let output = completion_logits(student, &without, chosen, pad, options)?;
     let weights = vec![1.0; target.dim(0)?];
     loss::kl(&output, &target, &weights, 1.0)
@@ -302,7 +317,7 @@ fn completion_logits(
         positions.extend((begin..ids.len()).map(|i| (r * batch.cols + i - 1) as u32));
     }
     let forward = network.forward(&batch_ids(&batch)?, options)?;
-    let positions = Tensor::from_slice(&positions, positions.len(), &Device::Cpu)?;
+    let positions = Tensor::from_slice(&positions, positions.len(), network.device())?;
     network.logits(&forward.answer().index_select(&positions, 0)?)
 }
 

@@ -77,13 +77,14 @@ impl Cognate {
     ) -> Result<Trained> {
         let sequences = domains.mix(shares, domains.len(), seed, name);
         let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, seed, name);
-        let mut objective = LanguageModel::new(batches, &ctx.config.phase1);
+        let mut objective =
+            LanguageModel::new(batches, &ctx.config.phase1).with_dropout(config.dropout, seed);
         if name == TRUNK {
             objective = objective.without_halting();
         }
         let stage =
             Stage { name, train: config, precision: Precision::FLOAT, lambda_share: 0.0, frozen: &|_| false };
-        train(ctx, &stage, start, &mut objective)
+        train(&ctx.environment(), &stage, start, &mut objective)
     }
 
     fn finish(

@@ -5,15 +5,16 @@
 //! the estimator is left out, so that the quantiser's true derivative (zero) reaches the projections.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use forge_formats::role::RoleKind;
 
 use crate::config::TrainConfig;
-use crate::data::batch::Batcher;
-use crate::data::{Example, Slice};
+use crate::data::{BatchSource, Example, Slice};
 use crate::engine::emit::{Card, emit, ternary_int8};
 use crate::engine::objective::{LanguageModel, batcher};
+use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard, Stage, train};
 use crate::error::Result;
 use crate::eval::{self, Rate};
@@ -49,7 +50,7 @@ impl Phase for Forge {
             lambda_share: cfg.lambda_share,
             frozen: &|_| false,
         };
-        let trained = train(ctx, &stage, &start, &mut objective)?;
+        let trained = train(&ctx.environment(), &stage, &start, &mut objective)?;
         let level = objective.curriculum.level;
         let control = no_ste_control(ctx, &start, thoughts)?;
         let weights = trained.weights;
@@ -85,7 +86,7 @@ impl Phase for Forge {
 
 /// The smallest gradient norm over the ternary layers at the start, with quantisation fully on.
 fn smallest_gradient(ctx: &PhaseContext<'_>, weights: &Weights, objective: &LanguageModel) -> Result<f64> {
-    let network = Network::new(weights, Precision::TERNARY, &Device::Cpu)?;
+    let network = Network::new(weights, Precision::TERNARY, ctx.device)?;
     let loss = objective.loss(&network, 0)?;
     let norms = projection_gradient_norms(&network, &loss)?;
     ctx.progress.note(&format!("{} ternary layers receive a gradient", norms.len()));
@@ -126,10 +127,11 @@ fn no_ste_control(ctx: &PhaseContext<'_>, start: &Weights, thoughts: bool) -> Re
     let run = |name: &str, frozen: &dyn Fn(Key) -> bool| -> Result<f64> {
         let sequences = level_sequences(ctx, &ctx.data.dataset.train, 1, SHARES, thoughts);
         let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, ctx.seed, "control");
-        let mut objective = LanguageModel::new(batches, &ctx.config.phase1);
+        let mut objective =
+            LanguageModel::new(batches, &ctx.config.phase1).with_dropout(config.dropout, ctx.seed);
         let precision = Precision::TERNARY;
         let stage = Stage { name, train: &config, precision, lambda_share: 0.0, frozen };
-        Ok(f64::from(train(ctx, &stage, start, &mut objective)?.final_loss))
+        Ok(f64::from(train(&ctx.environment(), &stage, start, &mut objective)?.final_loss))
     };
     Ok(Control {
         with_ste: run("control_ste", &|_| false)?,
@@ -158,12 +160,13 @@ impl<'a> CurriculumObjective<'a> {
         let accuracy =
             (1..=LEVELS).map(|level| assess(&bytes, &problems, level)).collect::<Result<Vec<Rate>>>()?;
         let curriculum = Curriculum::place(&accuracy, cfg.advance_at);
-        let inner = LanguageModel::new(level_batcher(ctx, curriculum.level, thoughts), &ctx.config.phase1);
+        let inner = LanguageModel::new(level_batches(ctx, curriculum.level, thoughts), &ctx.config.phase1)
+            .with_dropout(cfg.train.dropout, ctx.seed);
         Ok(Self { ctx, inner, curriculum, problems, card, thoughts })
     }
 }
 
-fn level_batcher(ctx: &PhaseContext<'_>, level: u8, thoughts: bool) -> Batcher {
+fn level_batches(ctx: &PhaseContext<'_>, level: u8, thoughts: bool) -> Arc<dyn BatchSource> {
     let sequences = level_sequences(ctx, &ctx.data.dataset.train, level, SHARES, thoughts);
     let tokens = ctx.config.phase5.train.batch_tokens;
     batcher(sequences, tokens, &ctx.config.data, ctx.seed, "phase5")
@@ -180,8 +183,8 @@ fn assess(bytes: &[u8], problems: &[Example], level: u8) -> Result<Rate> {
 }
 
 impl Objective for CurriculumObjective<'_> {
-    fn shards(&mut self, network: &Network, step: u64) -> Result<Vec<Shard<'_>>> {
-        self.inner.shards(network, step)
+    fn shards(&mut self, network: &Network, step: u64, split: Split) -> Result<Vec<Shard<'_>>> {
+        self.inner.shards(network, step, split)
     }
 
     fn after_step(&mut self, network: &Network, step: u64) -> Result<()> {
@@ -194,7 +197,7 @@ impl Objective for CurriculumObjective<'_> {
             let rate = assess(&bytes, &self.problems, self.curriculum.level)?;
             self.curriculum.advance(&rate)
         } {}
-        self.inner.set_batcher(level_batcher(self.ctx, self.curriculum.level, self.thoughts));
+        self.inner.set_source(level_batches(self.ctx, self.curriculum.level, self.thoughts));
         Ok(())
     }
 
@@ -205,7 +208,7 @@ impl Objective for CurriculumObjective<'_> {
     fn restore(&mut self, state: &[f32]) {
         if let [level] = state {
             self.curriculum.level = (*level as u8).clamp(1, LEVELS);
-            self.inner.set_batcher(level_batcher(self.ctx, self.curriculum.level, self.thoughts));
+            self.inner.set_source(level_batches(self.ctx, self.curriculum.level, self.thoughts));
         }
     }
 }

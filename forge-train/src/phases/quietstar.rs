@@ -12,10 +12,12 @@ use forge_formats::role::Role;
 use half::f16;
 
 use crate::config::TrainConfig;
+use crate::data::batch::{Batch, collate};
 use crate::data::{Completion, Example, Sequence, encode};
 use crate::engine::emit::{Card, emit, float32};
 use crate::engine::mixture::Domains;
 use crate::engine::objective::{LanguageModel, batch_ids, batcher};
+use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard, Stage, train};
 use crate::error::Result;
 use crate::eval::{self, Rate, SampleOptions};
@@ -99,10 +101,11 @@ fn supervise(
     config: &TrainConfig,
 ) -> Result<Weights> {
     let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, ctx.seed, name);
-    let mut objective = LanguageModel::new(batches, &ctx.config.phase1);
+    let mut objective =
+        LanguageModel::new(batches, &ctx.config.phase1).with_dropout(config.dropout, ctx.seed);
     let stage =
         Stage { name, train: config, precision: Precision::FLOAT, lambda_share: 0.0, frozen: &|_| false };
-    Ok(train(ctx, &stage, start, &mut objective)?.weights)
+    Ok(train(&ctx.environment(), &stage, start, &mut objective)?.weights)
 }
 
 /// The control: as many steps as baking and reinforcement together, with every thought replaced by `pauses`
@@ -210,7 +213,7 @@ fn reinforce(ctx: &PhaseContext<'_>, start: &Weights, worked: &[Example]) -> Res
         lambda_share: 0.0,
         frozen: &|_| false,
     };
-    let trained = train(ctx, &stage, start, &mut objective)?;
+    let trained = train(&ctx.environment(), &stage, start, &mut objective)?;
     Ok((trained.weights, objective.sampled))
 }
 
@@ -224,13 +227,24 @@ struct Reinforce<'a> {
 }
 
 impl Objective for Reinforce<'_> {
-    fn shards(&mut self, network: &Network, step: u64) -> Result<Vec<Shard<'_>>> {
+    fn shards(&mut self, network: &Network, step: u64, split: Split) -> Result<Vec<Shard<'_>>> {
         let cfg = &self.ctx.config.phase3;
         let rollouts = self.rollouts(network, step)?;
         let pad = self.ctx.data.tokenizer.control("<pad>");
-        let (thoughts, policy) = (cfg.thoughts, cfg.policy_weight);
-        let work = move |network: &Network| policy_loss(network, &rollouts, pad, thoughts, policy);
-        Ok(vec![Shard { weight: 1.0, work: Box::new(work) }])
+        // Thoughts of one prompt stay together: their mean reward is the baseline.
+        let prompts: Vec<&[Rollout]> = rollouts.chunks(cfg.thoughts.max(1)).collect();
+        let longest = rollouts.iter().map(|r| r.sequence.ids.len()).max().unwrap_or(0);
+        let parts = split.parts(prompts.len(), longest * cfg.thoughts);
+        let frozen = network.detached();
+        (0..parts)
+            .map(|part| {
+                let rows: Vec<&Rollout> =
+                    prompts.iter().skip(part).step_by(parts).copied().flatten().collect();
+                let batch = weighted(&frozen, &rows, pad, cfg.thoughts, cfg.policy_weight)?;
+                let (weight, tokens) = (batch.weights.iter().sum(), batch.ids.len());
+                Ok(Shard { weight, tokens, work: Box::new(move |network| likelihood(network, &batch)) })
+            })
+            .collect()
     }
 
     fn state(&self) -> Vec<f32> {
@@ -265,29 +279,31 @@ impl Rollout {
     }
 }
 
-/// Likelihood of thoughts weighted by their advantage, plus the likelihood of the answers.
-fn policy_loss(
-    network: &Network,
-    rows: &[Rollout],
-    pad: u16,
-    thoughts: usize,
-    policy: f32,
-) -> Result<Tensor> {
-    let batch = crate::data::batch::collate(&rows.iter().map(|r| &r.sequence).collect::<Vec<_>>(), pad);
-    let forward = network.forward(&batch_ids(&batch)?, ForwardOptions { halting: false })?;
+/// The rows as a batch whose loss weights are the advantage on thoughts and 1 on answers. Rewards are measured
+/// by `network`, which records no graph.
+fn weighted(network: &Network, rows: &[&Rollout], pad: u16, thoughts: usize, policy: f32) -> Result<Batch> {
+    let mut batch = collate(&rows.iter().map(|r| &r.sequence).collect::<Vec<_>>(), pad);
+    let forward = network.forward(&batch_ids(&batch)?, ForwardOptions::default())?;
     let logits = network.logits(forward.answer())?;
     let losses: Vec<f32> = loss::token_scores(&logits, &batch.targets)?.iter().map(|s| s.loss).collect();
     let rewards: Vec<f32> =
         rows.iter().enumerate().map(|(i, r)| r.reward(&losses[i * batch.cols..])).collect();
-    let mut weights = vec![0.0; batch.rows * batch.cols];
+    batch.weights.fill(0.0);
     for (i, row) in rows.iter().enumerate() {
         let group = &rewards[i - i % thoughts..];
         let group = &group[..thoughts.min(group.len())];
         let baseline = group.iter().sum::<f32>() / group.len() as f32;
         let advantage = (rewards[i] - baseline).max(0.0) * policy;
-        row.weigh(&mut weights[i * batch.cols..(i + 1) * batch.cols], advantage);
+        row.weigh(&mut batch.weights[i * batch.cols..(i + 1) * batch.cols], advantage);
     }
-    loss::weighted_cross_entropy(&logits, &batch.targets, &weights)
+    Ok(batch)
+}
+
+/// Weighted likelihood of thoughts and answers.
+fn likelihood(network: &Network, batch: &Batch) -> Result<Tensor> {
+    let forward = network.forward(&batch_ids(batch)?, ForwardOptions::default())?;
+    let logits = network.logits(forward.answer())?;
+    loss::weighted_cross_entropy(&logits, &batch.targets, &batch.weights)
 }
 
 impl Reinforce<'_> {

@@ -38,7 +38,7 @@ struct Run {
 impl Run {
     fn new() -> Self {
         let dataset = generate(3, &Sizes { train: 60, eval: 8 });
-        let tokenizer = Tokenizer::for_dataset(&dataset, 320).unwrap();
+        let tokenizer = Tokenizer::for_dataset(&dataset, &crate::config::TokenizerConfig::bpe(320)).unwrap();
         let mut config = Config::preset(Preset::Nano);
         config.data.eval_examples = 8;
         config.phase7.train.steps = 2;
@@ -78,6 +78,7 @@ impl Run {
             checkpoints: CheckpointDir::open(&self.directory.path().join("checkpoints")).unwrap(),
             progress: &Silent,
             stop: &StopFlag::new(),
+            device: &Device::Cpu,
         };
         act(&context, &store)
     }
@@ -128,7 +129,7 @@ fn every_ternary_layer_learns_only_through_the_straight_through_estimator() {
     let batch = crate::data::batch::collate(&sequences.iter().collect::<Vec<_>>(), 0);
     let norms = |network: &Network| {
         let ids = crate::engine::objective::batch_ids(&batch).unwrap();
-        let forward = network.forward(&ids, ForwardOptions { halting: false }).unwrap();
+        let forward = network.forward(&ids, ForwardOptions::default()).unwrap();
         let logits = network.logits(forward.answer()).unwrap();
         let ce = loss::weighted_cross_entropy(&logits, &batch.targets, &batch.weights).unwrap();
         projection_gradient_norms(network, &ce).unwrap()
@@ -164,7 +165,7 @@ fn baking_has_something_to_learn_only_without_the_prompt_on_both_sides() {
     table.data.iter_mut().for_each(|v| *v *= 20.0);
     let teacher = Network::new(&weights, Precision::FLOAT, &Device::Cpu).unwrap().detached();
     let student = Network::new(&weights, Precision::FLOAT, &Device::Cpu).unwrap();
-    let options = ForwardOptions { halting: true };
+    let options = ForwardOptions { halting: true, ..Default::default() };
     let divergence = |student: &Network, chosen: &[Trajectory]| {
         baking_loss(0, &teacher, student, &chosen.iter().collect::<Vec<_>>(), options).unwrap()
     };

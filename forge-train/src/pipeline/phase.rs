@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::data::Dataset;
+use crate::engine::environment::Environment;
 use crate::error::{Error, Result};
 use crate::pipeline::artifact::ArtifactStore;
 use crate::pipeline::checkpoint::CheckpointDir;
@@ -287,9 +289,22 @@ pub struct PhaseContext<'a> {
     pub progress: &'a dyn Progress,
     /// Polled between steps; on a request the phase saves a checkpoint and returns [`Error::Interrupted`].
     pub stop: &'a StopFlag,
+    /// Where networks are trained and evaluated.
+    pub device: &'a Device,
 }
 
 impl PhaseContext<'_> {
+    /// What the phase's stages train in.
+    pub fn environment(&self) -> Environment<'_> {
+        Environment {
+            checkpoints: &self.checkpoints,
+            checkpoint_seconds: self.config.run.checkpoint_seconds,
+            progress: self.progress,
+            stop: self.stop,
+            device: self.device.clone(),
+        }
+    }
+
     /// The output of an earlier phase.
     ///
     /// # Errors

@@ -87,7 +87,7 @@ impl Plan {
     /// # Errors
     /// [`crate::error::Error::Format`] for a model that cannot be, [`crate::error::Error::Tensor`] when the probe fails.
     pub fn new(config: &Config) -> Result<Self> {
-        let model = config.model_config(config.tokenizer.vocab);
+        let model = config.model_config(config.tokenizer.planned_vocab());
         model.validate()?;
         let speed = [probe(&model, Precision::FLOAT)?, probe(&model, Precision::TERNARY)?];
         Ok(Self::with_speed(config, &model, speed))
@@ -257,7 +257,7 @@ fn probe(model: &ModelConfig, precision: Precision) -> Result<f64> {
     let mut seconds = f64::INFINITY;
     for _ in 0..3 {
         let began = Instant::now();
-        let forward = network.forward(&input, ForwardOptions { halting: false })?;
+        let forward = network.forward(&input, ForwardOptions::default())?;
         let mut total = Tensor::new(0f32, &Device::Cpu)?;
         for answer in &forward.answers {
             total = (total + loss::weighted_cross_entropy(&network.logits(answer)?, &ids, &weights)?)?;
@@ -277,7 +277,7 @@ mod tests {
 
     fn plan(preset: Preset) -> Plan {
         let config = Config::preset(preset);
-        Plan::with_speed(&config, &config.model_config(config.tokenizer.vocab), [1000.0, 500.0])
+        Plan::with_speed(&config, &config.model_config(config.tokenizer.planned_vocab()), [1000.0, 500.0])
     }
 
     #[test]
@@ -304,7 +304,9 @@ mod tests {
         let text: Vec<String> = (0..4000).map(|i| format!("number {} is {}", i, i * i)).collect();
         let specials =
             CONTROLS.iter().map(|c| (forge_formats::tokenizer::SpecialKind::Control, (*c).to_owned()));
-        let tokenizer = Tokenizer::train(text.iter(), specials.collect(), 400).unwrap();
+        let tokenizer =
+            Tokenizer::train(text.iter(), specials.collect(), &crate::config::TokenizerConfig::bpe(400))
+                .unwrap();
         let model = Config::preset(Preset::Nano).model_config(tokenizer.vocab());
         let weights = Weights::init(&model, 1);
         let card = Card {

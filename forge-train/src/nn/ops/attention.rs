@@ -31,6 +31,8 @@ pub(crate) struct Attention {
     pub(crate) cols: usize,
     /// Rotations of positions `0..t`.
     pub(crate) rope: Arc<Rope>,
+    /// Whether the forward pass takes the runtime's own order of operations, to the bit, or is made of matrix products.
+    pub(crate) exact: bool,
 }
 
 /// A block of query positions and the keys it sees.
@@ -42,15 +44,18 @@ struct Block {
 }
 
 impl Attention {
-    fn wide(&self) -> usize {
+    /// Width of a row of queries, keys and values.
+    pub(super) fn wide(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
 
-    fn narrow(&self) -> usize {
+    /// Width of a row of the result.
+    pub(super) fn narrow(&self) -> usize {
         self.heads * self.head_dim
     }
 
-    fn scale(&self) -> f32 {
+    /// Factor of the scores.
+    pub(super) fn scale(&self) -> f32 {
         1.0 / math::sqrt(self.head_dim as f32)
     }
 
@@ -97,10 +102,43 @@ impl Attention {
         (position + 1).saturating_sub(self.window) - block.key_from..position + 1 - block.key_from
     }
 
-    /// The forward pass in the runtime's own order of operations: together with exact integer products this makes
-    /// a ternary forward pass the runtime's to the last bit. At the lengths trained on it costs no more than matrix
-    /// products would.
+    /// The forward pass of one sequence.
     fn sequence(&self, qkv: &[f32], out: &mut [f32]) {
+        if self.exact { self.sequence_exact(qkv, out) } else { self.sequence_in_blocks(qkv, out) }
+    }
+
+    /// As matrix products over blocks of queries.
+    fn sequence_in_blocks(&self, qkv: &[f32], out: &mut [f32]) {
+        let (d, group) = (self.head_dim, self.heads / self.kv_heads);
+        let (mut e, mut inverse) = (vec![0.0; BLOCK * self.cols], vec![0.0; BLOCK]);
+        for kv in 0..self.kv_heads {
+            let k = self.rotated(qkv, (self.heads + kv) * d);
+            for head in kv * group..(kv + 1) * group {
+                let q = self.rotated(qkv, head * d);
+                for block in self.blocks() {
+                    let e = &mut e[..block.len * block.keys];
+                    self.exponentials(&block, &q, &k, e, &mut inverse);
+                    let v_at = block.key_from * self.wide() + (self.heads + self.kv_heads + kv) * d;
+                    let v = Mat::strided(&qkv[v_at..], block.keys, d, self.wide());
+                    let out = &mut out[block.from * self.narrow() + head * d..];
+                    let e = Mat::new(e, block.len, block.keys);
+                    multiply(
+                        MatMut::strided(out, block.len, d, self.narrow()),
+                        e,
+                        v,
+                        1.0,
+                        false,
+                        Threads::One,
+                    );
+                    scale_strided(&inverse[..block.len], d, self.narrow(), out);
+                }
+            }
+        }
+    }
+
+    /// In the runtime's own order of operations: together with exact integer products this makes a ternary forward
+    /// pass the runtime's to the last bit.
+    fn sequence_exact(&self, qkv: &[f32], out: &mut [f32]) {
         let (d, group) = (self.head_dim, self.heads / self.kv_heads);
         let mut scores = vec![0.0; self.window.min(self.cols)];
         for kv in 0..self.kv_heads {
@@ -230,6 +268,13 @@ fn attend(head: HeadCall<'_>, scores: &mut [f32], out_stride: usize, out: &mut [
         }
         let inverse = 1.0 / math::sum16(scores);
         out.iter_mut().for_each(|o| *o *= inverse);
+    }
+}
+
+/// Multiplies each of the rows of `d` values that start `stride` apart by its factor.
+fn scale_strided(factors: &[f32], d: usize, stride: usize, out: &mut [f32]) {
+    for (r, factor) in factors.iter().enumerate() {
+        out[r * stride..][..d].iter_mut().for_each(|o| *o *= factor);
     }
 }
 

@@ -1,10 +1,11 @@
 //! The linear map as the model uses it, in one operation: prologue, norm, gain, int8 activations, product,
 //! scales and residual. Every stage but the product is done on a chunk of rows while it is in cache, and the
-//! backward pass recomputes them instead of keeping them.
+//! backward pass recomputes them instead of keeping them. The product takes all rows at once, so that the matrix is
+//! packed once: chunks of 128 rows were a tenth slower.
 
 use std::sync::Arc;
 
-use candle_core::{Result, Shape, Tensor, bail};
+use candle_core::{DType, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::gemm::{Mat, MatMut, Threads, multiply};
@@ -12,7 +13,7 @@ use super::glu::Prologue;
 use super::norm::{inverse_rms, normalise_backward};
 use super::quant::{QuantWeight, blend_activations, int8_activations};
 use super::simd::vectorised;
-use super::{Arg, Op, ROWS, add_partials};
+use super::{Arg, DeviceWeight, Op, ROWS, add_partials};
 
 /// What the optional third operand is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,9 @@ pub(crate) struct NormLinear {
     pub(crate) eps: f32,
     /// The quantised matrix, none for a float map.
     pub(crate) quant: Option<Arc<QuantWeight>>,
+    /// The matrix as a device multiplies it, none on the CPU.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a device reads it"))]
+    pub(crate) device: Option<Arc<DeviceWeight>>,
     /// Meaning of the third operand.
     pub(crate) extra: Extra,
 }
@@ -49,28 +53,28 @@ pub(crate) fn projection_inputs(
     ins: usize,
     gain: Option<&Tensor>,
 ) -> crate::error::Result<Vec<f32>> {
-    let x = x.flatten_all()?.to_vec1::<f32>()?;
+    let x = x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     let gain = gain.map(|g| g.flatten_all()?.to_vec1::<f32>()).transpose()?;
-    let op = NormLinear { prologue, eps, quant: None, extra: Extra::Gain };
+    let op = NormLinear { prologue, eps, quant: None, device: None, extra: Extra::Gain };
     let wide = prologue.input_width(ins);
     let call = Call { x: &x, wide, w: &[], outs: 0, ins, gain: gain.as_deref(), residual: None };
     Ok(op.activations(&call, &x))
 }
 
 /// Operands of one call, sorted out.
-struct Call<'a> {
-    x: &'a [f32],
+pub(super) struct Call<'a> {
+    pub(super) x: &'a [f32],
     /// Width of a row of `x`.
-    wide: usize,
+    pub(super) wide: usize,
     w: &'a [f32],
-    outs: usize,
-    ins: usize,
+    pub(super) outs: usize,
+    pub(super) ins: usize,
     gain: Option<&'a [f32]>,
     residual: Option<&'a [f32]>,
 }
 
 impl NormLinear {
-    fn call<'a>(&self, x: Arg<'a>, w: Arg<'a>, extra: Option<Arg<'a>>) -> Result<Call<'a>> {
+    pub(super) fn call<'a>(&self, x: Arg<'a>, w: Arg<'a>, extra: Option<Arg<'a>>) -> Result<Call<'a>> {
         let &[outs, ins] = w.dims else { bail!("weights must be a matrix") };
         let wide = self.prologue.input_width(ins);
         if x.width() != wide {
@@ -91,60 +95,82 @@ impl NormLinear {
         NormRows { prologue: self.prologue, eps: self.eps, gain: call.gain, wide: call.wide }
     }
 
-    /// Normalised rows of one chunk, with gain, not yet quantised.
+    /// Normalised rows, with gain, not yet quantised.
     fn activations(&self, call: &Call<'_>, x: &[f32]) -> Vec<f32> {
         let mut a = vec![0.0; x.len() / call.wide * call.ins];
-        normalise_rows(self.norm(call), call.ins, x, &mut a);
+        a.par_chunks_mut(ROWS * call.ins)
+            .zip(x.par_chunks(ROWS * call.wide))
+            .for_each(|(a, x)| normalise_rows(self.norm(call), call.ins, x, a));
         a
     }
 
-    fn float_rows(&self, call: &Call<'_>, w: &[f32], a: &[f32], residual: Option<&[f32]>, out: &mut [f32]) {
-        if let Some(residual) = residual {
+    /// What the matrix is multiplied with: the activations, on the integer path as integers with the value of one
+    /// step of each row.
+    pub(super) fn inputs(&self, call: &Call<'_>) -> (Vec<f32>, Vec<f32>) {
+        let mut a = self.activations(call, call.x);
+        let mut steps = Vec::new();
+        match &self.quant {
+            None => {}
+            Some(quant) if quant.exact() => {
+                steps = vec![0.0; a.len() / call.ins];
+                a.par_chunks_mut(ROWS * call.ins)
+                    .zip(steps.par_chunks_mut(ROWS))
+                    .for_each(|(a, steps)| quantise_rows(call.ins, a, steps));
+            }
+            Some(quant) => {
+                a.par_chunks_mut(ROWS * call.ins).for_each(|a| blend_rows(call.ins, quant.blend.lambda, a));
+            }
+        }
+        (a, steps)
+    }
+
+    /// The matrix that [`NormLinear::inputs`] are multiplied with.
+    fn matrix<'a>(&'a self, call: &Call<'a>) -> &'a [f32] {
+        match &self.quant {
+            None => call.w,
+            Some(quant) if quant.exact() => &quant.values,
+            Some(quant) => &quant.effective,
+        }
+    }
+
+    /// Products of rows of inputs, the residual added. Sums of int8 products stay below 2²⁴ up to 1,040 inputs for
+    /// int8 and 132,000 for ternary weights, so f32 accumulates them exactly as the runtime does.
+    pub(super) fn product(
+        &self,
+        call: &Call<'_>,
+        a: &[f32],
+        steps: &[f32],
+        residual: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        let scales = self.quant.as_ref().filter(|quant| quant.exact()).map(|quant| &quant.scales);
+        let added = residual.filter(|_| scales.is_none());
+        if let Some(residual) = added {
             out.copy_from_slice(residual);
         }
         let n = a.len() / call.ins;
         multiply(
             MatMut::new(out, n, call.outs),
             Mat::new(a, n, call.ins),
-            Mat::new(w, call.outs, call.ins).t(),
+            Mat::new(self.matrix(call), call.outs, call.ins).t(),
             1.0,
-            residual.is_some(),
-            Threads::One,
+            added.is_some(),
+            Threads::All,
         );
+        if let Some(scales) = scales {
+            out.par_chunks_mut(ROWS * call.outs).zip(steps.par_chunks(ROWS)).enumerate().for_each(
+                |(chunk, (out, steps))| {
+                    let residual = residual.map(|r| &r[chunk * ROWS * call.outs..][..out.len()]);
+                    scale_rows(steps, scales, residual, out);
+                },
+            );
+        }
     }
 
-    /// Integer product as the runtime has it. Sums of int8 products stay below 2²⁴ up to 1,040 inputs for int8
-    /// and 132,000 for ternary weights, so f32 accumulates them exactly.
-    fn integer_rows(
-        &self,
-        call: &Call<'_>,
-        quant: &QuantWeight,
-        mut a: Vec<f32>,
-        residual: Option<&[f32]>,
-        out: &mut [f32],
-    ) {
-        let steps = quantise_rows(call.ins, &mut a);
-        self.float_rows(call, &quant.values, &a, None, out);
-        scale_rows(&steps, &quant.scales, residual, out);
-    }
-
-    fn run(&self, call: &Call<'_>) -> Vec<f32> {
-        let rows = call.x.len() / call.wide;
-        let mut out = vec![0.0; rows * call.outs];
-        out.par_chunks_mut(ROWS * call.outs).zip(call.x.par_chunks(ROWS * call.wide)).enumerate().for_each(
-            |(chunk, (out, x))| {
-                let residual = call.residual.map(|r| &r[chunk * ROWS * call.outs..][..out.len()]);
-                let mut a = self.activations(call, x);
-                match &self.quant {
-                    None => self.float_rows(call, call.w, &a, residual, out),
-                    Some(quant) if quant.exact() => self.integer_rows(call, quant, a, residual, out),
-                    Some(quant) => {
-                        blend_rows(call.ins, quant.blend.lambda, &mut a);
-                        self.float_rows(call, &quant.effective, &a, residual, out);
-                    }
-                }
-            },
-        );
+    pub(super) fn run(&self, call: &Call<'_>) -> Vec<f32> {
+        let (a, steps) = self.inputs(call);
+        let mut out = vec![0.0; a.len() / call.ins * call.outs];
+        self.product(call, &a, &steps, call.residual, &mut out);
         out
     }
 
@@ -155,62 +181,87 @@ impl NormLinear {
         grad: &[f32],
         weights: bool,
     ) -> (Vec<f32>, Option<Vec<f32>>, Vec<f32>) {
-        let rows = call.x.len() / call.wide;
-        let mut dx = vec![0.0; call.x.len()];
-        let mut inputs = vec![0.0; rows * call.ins];
-        let dgain: Vec<Vec<f32>> = dx
-            .par_chunks_mut(ROWS * call.wide)
-            .zip(inputs.par_chunks_mut(ROWS * call.ins))
-            .zip(call.x.par_chunks(ROWS * call.wide))
-            .zip(grad.par_chunks(ROWS * call.outs))
-            .map(|(((dx, inputs), x), grad)| self.gradient_rows(call, x, grad, inputs, dx))
-            .collect();
-        let factor = self.quant.as_ref().map_or(1.0, |q| q.blend.gradient());
+        let (dx, inputs, dgain) = self.input_gradients(call, grad);
         let dw = weights.then(|| {
             let mut dw = vec![0.0; call.outs * call.ins];
-            multiply(
-                MatMut::new(&mut dw, call.outs, call.ins),
-                Mat::new(grad, rows, call.outs).t(),
-                Mat::new(&inputs, rows, call.ins),
-                factor,
-                false,
-                Threads::All,
-            );
+            self.weight_gradient(call, grad, &inputs, &mut dw, false);
             dw
         });
-        let dgain = if call.gain.is_some() { add_partials(&dgain, call.ins) } else { Vec::new() };
         (dx, dw, dgain)
     }
 
-    /// One chunk: writes the rows the matrix was multiplied with and the gradient of `x`, returns the gain's.
-    fn gradient_rows(
-        &self,
-        call: &Call<'_>,
-        x: &[f32],
-        grad: &[f32],
-        inputs: &mut [f32],
-        dx: &mut [f32],
-    ) -> Vec<f32> {
-        let n = x.len() / call.wide;
+    /// Gradient of `x`, the rows the matrix was multiplied with, and the gradient of the gain.
+    pub(super) fn input_gradients(&self, call: &Call<'_>, grad: &[f32]) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+        let rows = call.x.len() / call.wide;
+        let mut da = vec![0.0; rows * call.ins];
+        self.activation_gradient(call, grad, &mut da);
+        let mut dx = vec![0.0; call.x.len()];
+        let mut inputs = vec![0.0; rows * call.ins];
+        let dgain = self.finish(call, &mut da, &mut inputs, &mut dx);
+        (dx, inputs, dgain)
+    }
+
+    /// `da = dy·Q(W)` of some rows.
+    pub(super) fn activation_gradient(&self, call: &Call<'_>, grad: &[f32], da: &mut [f32]) {
         let (w, factor) = match &self.quant {
             None => (call.w, 1.0),
             Some(quant) => (quant.effective.as_slice(), quant.blend.gradient()),
         };
-        let mut da = vec![0.0; n * call.ins];
+        let n = grad.len() / call.outs;
         multiply(
-            MatMut::new(&mut da, n, call.ins),
+            MatMut::new(da, n, call.ins),
             Mat::new(grad, n, call.outs),
             Mat::new(w, call.outs, call.ins),
             factor,
             false,
-            Threads::One,
+            Threads::All,
         );
-        let mut dgain = vec![0.0; call.gain.map_or(0, <[f32]>::len)];
-        norm_rows_backward(self.norm(call), call.ins, x, &mut da, inputs, &mut dgain, dx);
-        if let Some(quant) = &self.quant {
-            blend_rows(call.ins, quant.blend.lambda, inputs);
-        }
-        dgain
+    }
+
+    /// `dW = dyᵀ·Q(a)`, or added to what `dw` holds.
+    pub(super) fn weight_gradient(
+        &self,
+        call: &Call<'_>,
+        grad: &[f32],
+        inputs: &[f32],
+        dw: &mut [f32],
+        accumulate: bool,
+    ) {
+        let rows = grad.len() / call.outs;
+        multiply(
+            MatMut::new(dw, call.outs, call.ins),
+            Mat::new(grad, rows, call.outs).t(),
+            Mat::new(inputs, rows, call.ins),
+            self.quant.as_ref().map_or(1.0, |q| q.blend.gradient()),
+            accumulate,
+            Threads::All,
+        );
+    }
+
+    /// From the gradient of the activations on: writes the rows the matrix was multiplied with and the gradient of
+    /// `x`, returns the gain's. Overwrites `da`.
+    pub(super) fn finish(
+        &self,
+        call: &Call<'_>,
+        da: &mut [f32],
+        inputs: &mut [f32],
+        dx: &mut [f32],
+    ) -> Vec<f32> {
+        let dgain: Vec<Vec<f32>> = dx
+            .par_chunks_mut(ROWS * call.wide)
+            .zip(inputs.par_chunks_mut(ROWS * call.ins))
+            .zip(call.x.par_chunks(ROWS * call.wide))
+            .zip(da.par_chunks_mut(ROWS * call.ins))
+            .map(|(((dx, inputs), x), da)| {
+                let mut dgain = vec![0.0; call.gain.map_or(0, <[f32]>::len)];
+                norm_rows_backward(self.norm(call), call.ins, x, da, inputs, &mut dgain, dx);
+                if let Some(quant) = &self.quant {
+                    blend_rows(call.ins, quant.blend.lambda, inputs);
+                }
+                dgain
+            })
+            .collect();
+        if call.gain.is_some() { add_partials(&dgain, call.ins) } else { Vec::new() }
     }
 }
 
@@ -269,13 +320,11 @@ fn norm_rows_backward(
     }
 }
 
-/// Quantises each row to integers in place; returns the value of one step of each, 0 for rows of zeros.
-fn quantise_rows(ins: usize, a: &mut [f32]) -> Vec<f32> {
-    let mut steps = Vec::with_capacity(a.len() / ins);
-    for row in a.chunks_exact_mut(ins) {
-        steps.push(int8_activations(row));
+/// Quantises each row to integers in place, with the value of one step of each, 0 for rows of zeros.
+fn quantise_rows(ins: usize, a: &mut [f32], steps: &mut [f32]) {
+    for (row, step) in a.chunks_exact_mut(ins).zip(steps) {
+        *step = int8_activations(row);
     }
-    steps
 }
 
 /// Replaces each row by its blended round trip through int8.

@@ -14,7 +14,7 @@ use crate::nn::{ForwardOptions, Precision};
 fn table(vocab: u32) -> Vec<u8> {
     let specials = vec![(SpecialKind::Control, "<bos>".to_string())];
     let merges = (0..vocab as u16 - 257).map(|i| (1 + i, 2 + i)).collect();
-    TokenizerSpec { specials, merges }.to_bytes().unwrap()
+    TokenizerSpec { specials, merges, ..TokenizerSpec::default() }.to_bytes().unwrap()
 }
 
 fn file(weights: &Weights, precision: Precision) -> Vec<u8> {
@@ -58,7 +58,7 @@ fn agreement(config: &ModelConfig, precision: Precision, seed: u64) -> Agreement
     let net = Network::new(&weights, precision, &Device::Cpu).unwrap().detached();
     let length = 24;
     let (batch, plain) = ids(config, 1, length, seed);
-    let forward = net.forward(&batch, ForwardOptions { halting: true }).unwrap();
+    let forward = net.forward(&batch, ForwardOptions { halting: true, ..Default::default() }).unwrap();
     let trained = net.logits(forward.answer()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let (executed, depths) = execute(&file(&weights, precision), &plain);
     assert_eq!(forward.depths, depths, "tokens recurse differently, seed {seed}");
@@ -150,7 +150,7 @@ fn greedy_tokens_are_equal_on_a_thousand_prompts() {
         let (_, plain) = ids(&config, 1, 4 + prompt as usize % 13, 1000 + prompt);
         let written = continue_greedily(&bytes, &plain, NEW);
         let batch = Tensor::from_slice(&written, (1, written.len()), &Device::Cpu).unwrap();
-        let forward = net.forward(&batch, ForwardOptions { halting: true }).unwrap();
+        let forward = net.forward(&batch, ForwardOptions { halting: true, ..Default::default() }).unwrap();
         let logits = net.logits(forward.answer()).unwrap().to_vec2::<f32>().unwrap();
         for at in plain.len()..written.len() {
             compared += 1;

@@ -4,10 +4,10 @@ use forge_formats::role::RoleKind;
 
 use super::*;
 use crate::nn::loss::{binary_cross_entropy, weighted_cross_entropy};
-use crate::nn::{ForwardOptions, Projections, Tables};
+use crate::nn::{Dropout, ForwardOptions, Projections, Tables};
 use crate::optim::Gradients;
 
-const HALTING: ForwardOptions = ForwardOptions { halting: true };
+const HALTING: ForwardOptions = ForwardOptions { halting: true, dropout: None };
 
 fn all_precisions() -> [Precision; 3] {
     let blend = Precision { projections: Projections::Ternary { lambda: 0.4 }, tables: Tables::Float };
@@ -62,12 +62,29 @@ fn without_the_straight_through_estimator_no_projection_learns() {
     net.set_straight_through(false);
     let grads = gradients(&net, &batch, ForwardOptions::default());
     for (key, grad) in grads.iter().filter(|(key, _)| key.0.kind() == RoleKind::Projection) {
-        assert!(grad.iter().all(|g| *g == 0.0), "{key:?}");
+        assert!(grad.host().unwrap().iter().all(|g| *g == 0.0), "{key:?}");
     }
     net.set_straight_through(true);
     let grads = gradients(&net, &batch, ForwardOptions::default());
     let mut projections = grads.iter().filter(|(key, _)| key.0.kind() == RoleKind::Projection);
-    assert!(projections.all(|(_, grad)| grad.iter().any(|g| *g != 0.0)));
+    assert!(projections.all(|(_, grad)| grad.host().unwrap().iter().any(|g| *g != 0.0)));
+}
+
+#[test]
+fn dropout_changes_the_pass_as_its_place_says_and_rate_zero_does_not() {
+    let config = small();
+    let (batch, _) = ids(&config, 4, 10, 2);
+    let net = network(&config, Precision::FLOAT);
+    let dropped = |rate, step| {
+        let dropout = Some(Dropout { rate, seed: 5, step, part: 0 });
+        logits(&net, &batch, ForwardOptions { dropout, ..Default::default() })
+    };
+    assert_eq!(dropped(0.3, 1), dropped(0.3, 1));
+    assert_ne!(dropped(0.3, 1), dropped(0.3, 2));
+    let plain = logits(&net, &batch, ForwardOptions::default());
+    let size = plain.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let error = plain.iter().zip(dropped(0.0, 1)).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+    assert!(error < 1e-5 * size, "a rate of 0 changes logits by {error} of {size}");
 }
 
 #[test]
