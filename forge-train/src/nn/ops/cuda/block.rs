@@ -145,7 +145,7 @@ impl Block {
 impl DeviceOp<1> for Block {
     fn device_forward(&self, [u]: [Operand<'_>; 1]) -> Result<(CudaStorage, Shape)> {
         let (kept, out) = self.device_compute(u)?;
-        *self.kept_on_device.lock().unwrap_or_else(|e| e.into_inner()) = Some(kept);
+        *self.kept_on_device.lock().unwrap_or_else(|e| e.into_inner()) = Some(kept).filter(|_| self.keep);
         Ok(out)
     }
 
