@@ -5,6 +5,7 @@
 use forge_formats::config::{Activation, CacheKind, ModelConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::device::DeviceChoice;
 use crate::phases::evomerge::EvolveConfig;
 pub use crate::train_config::{ScheduleKind, TrainConfig};
 
@@ -62,6 +63,9 @@ pub struct RunConfig {
     pub seed: u64,
     /// Seconds between checkpoints inside a phase.
     pub checkpoint_seconds: u64,
+    /// Where training runs: `auto`, `cpu`, `cuda` or `cuda:N`.
+    #[serde(default)]
+    pub device: DeviceChoice,
 }
 
 /// The model's sizes; the vocabulary comes from the tokenizer.

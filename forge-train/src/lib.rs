@@ -4,7 +4,10 @@
 pub mod codec;
 pub mod config;
 pub mod config_load;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod data;
+pub mod device;
 pub mod engine;
 pub mod error;
 pub mod eval;

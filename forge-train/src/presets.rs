@@ -5,6 +5,7 @@ use crate::config::{
     EvoMergeConfig, ForgeConfig, ModelShape, Preset, QuietStarConfig, RunConfig, TokenizerConfig,
     TrainConfig,
 };
+use crate::device::DeviceChoice;
 use crate::phases::evomerge::EvolveConfig;
 
 impl Config {
@@ -20,7 +21,12 @@ impl Config {
     fn nano() -> Self {
         let batch = 1024;
         Self {
-            run: RunConfig { preset: Preset::Nano, seed: 42, checkpoint_seconds: 20 },
+            run: RunConfig {
+                preset: Preset::Nano,
+                seed: 42,
+                checkpoint_seconds: 20,
+                device: DeviceChoice::Auto,
+            },
             model: nano_model(),
             tokenizer: TokenizerConfig { vocab: 512 },
             data: DataConfig {

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
 use clap::ArgGroup;
 use forge_train::config::{Config, Preset};
 use forge_train::config_load::{self, Layers, parse_preset};
 use forge_train::data::encode::encode_all;
+use forge_train::device::{self, DeviceChoice};
 use forge_train::error::{Error, Result};
 use forge_train::phases;
 use forge_train::pipeline::orchestrator::{Orchestrator, Range};
@@ -76,6 +78,9 @@ pub(crate) struct Args {
     /// Seed of every random choice
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Where to train: auto (a GPU if there is one), cpu, cuda or cuda:N; any when resuming [default: auto]
+    #[arg(long, value_name = "NAME")]
+    device: Option<DeviceChoice>,
     /// Print one JSON document at the end instead of the table
     #[arg(long)]
     json: bool,
@@ -90,7 +95,7 @@ pub(crate) struct Args {
 pub(crate) fn main(args: Args) -> Outcome {
     let range = range(&args)?;
     let progress = Reporter::new(Style::detect(args.quiet));
-    let (session, data) = match &args.resume {
+    let (session, data, device) = match &args.resume {
         Some(name) => resume(&args, name, range, &progress)?,
         None => {
             let config = config(&args)?;
@@ -102,20 +107,27 @@ pub(crate) fn main(args: Args) -> Outcome {
                 return plan(&config, args.json);
             }
             refuse_missing_inputs(range)?;
+            let device = config.run.device.open()?;
             // The data is read before the session is made: a bad line leaves nothing behind.
             let data = prepared(&source, &config, &progress)?;
             let session = Session::create(&args.out, &config, &source)?;
             session.keep_held_out(&data.dataset)?;
-            (session, data)
+            (session, data, device)
         }
     };
-    progress.note(&format!("session {}", session.id()));
+    progress.note(&format!("session {}; training on {}", session.id(), device::describe(&device)));
     let resume = resume_command(&args, session.id());
     let stop = StopFlag::new();
     watch_signals(&stop)?;
     let phases = phases::all();
-    let orchestrator =
-        Orchestrator { session: &session, data: &data, phases: &phases, progress: &progress, stop: &stop };
+    let orchestrator = Orchestrator {
+        session: &session,
+        data: &data,
+        phases: &phases,
+        progress: &progress,
+        stop: &stop,
+        device: &device,
+    };
     let result = orchestrator.run(range);
     progress.finish();
     report(&session, args.json, result.is_ok())?;
@@ -152,6 +164,7 @@ fn refuse_missing_inputs(range: Range) -> Result<()> {
 fn config(args: &Args) -> Result<Config> {
     let mut set = args.set.clone();
     set.extend(args.seed.map(|seed| format!("run.seed={seed}")));
+    set.extend(args.device.map(|device| format!("run.device={device}")));
     config_load::load(&Layers { preset: args.preset, file: args.config.as_deref(), set: &set })
 }
 
@@ -178,7 +191,12 @@ fn prepared(source: &DataSource, config: &Config, progress: &dyn Progress) -> Re
     Ok(data)
 }
 
-fn resume(args: &Args, name: &str, range: Range, progress: &dyn Progress) -> Result<(Session, PreparedData)> {
+fn resume(
+    args: &Args,
+    name: &str,
+    range: Range,
+    progress: &dyn Progress,
+) -> Result<(Session, PreparedData, Device)> {
     if !args.set.is_empty() && !range.restart {
         return Err(Error::Usage {
             what: "`--set` would change a session that is under way".into(),
@@ -190,8 +208,9 @@ fn resume(args: &Args, name: &str, range: Range, progress: &dyn Progress) -> Res
         let config = config_load::override_with(session.config(), &args.set)?;
         session.reconfigure(&config, range.first)?;
     }
+    let device = args.device.unwrap_or(session.config().run.device).open()?;
     let data = prepared(session.source(), session.config(), progress)?;
-    Ok((session, data))
+    Ok((session, data, device))
 }
 
 fn resume_command(args: &Args, id: &str) -> String {

@@ -8,10 +8,10 @@ use crate::config::{CognateConfig, DataConfig};
 use crate::data::batch::{Batch, Batcher};
 use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::{Dropout, Forward, ForwardOptions, Network, loss};
 
-/// A batch's ids as the tensor the network takes, `(rows, cols)`.
+/// A batch's ids as the tensor the network takes, `(rows, cols)`; on the host, wherever the network is.
 ///
 /// # Errors
 /// If the tensor cannot be made.
@@ -148,11 +148,10 @@ impl Supervision {
 /// `Σ wᵢ·tᵢ / Σ wᵢ` of scalar terms.
 fn weighted_mean(terms: &[(Tensor, f32)]) -> Result<Tensor> {
     let total: f32 = terms.iter().map(|(_, w)| w).sum();
-    let mut sum = Tensor::new(0f32, &Device::Cpu)?;
-    for (term, weight) in terms {
-        sum = (sum + (term * f64::from(weight / total))?)?;
-    }
-    Ok(sum)
+    let shares = terms.iter().map(|(term, weight)| Ok((term * f64::from(weight / total))?));
+    shares
+        .reduce(|sum, term: Result<Tensor>| Ok((sum? + term?)?))
+        .unwrap_or_else(|| Err(Error::Config("a loss without terms".into())))
 }
 
 /// Weight of recursion `t` of `recursions`: the list's entries for the last recursions, its first entry before.

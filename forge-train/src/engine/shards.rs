@@ -1,7 +1,10 @@
 //! Data parallelism: the shards of a step run side by side, one thread each, and their gradients are added in order.
+//! On a GPU they run one after the other: one shard fills it, and several are there to bound its memory.
 //!
 //! The matrices of a small model are too small to be worth splitting, so whole parts of the batch are. The number
 //! of shards belongs to the objective, not to the machine: results do not depend on the number of processors.
+
+use candle_core::Tensor;
 
 use crate::engine::trainer::{Shard, Work};
 use crate::error::{Error, Result};
@@ -13,39 +16,50 @@ pub const SHARDS: usize = 2;
 /// Stack of a worker: backward passes recurse once a node of the graph.
 const STACK: usize = 64 << 20;
 
-/// Loss and gradient of a shard.
-type Part = Result<(f32, Gradients)>;
+/// Loss, still where it was computed, and gradient of a shard.
+type Part = Result<(Tensor, Gradients)>;
 
 /// Single-threaded worker pools, one a shard, so that operations inside a shard stay on its thread.
 #[derive(Default)]
 pub struct Pools(Vec<rayon::ThreadPool>);
 
 impl Pools {
-    /// Mean loss and gradient of `shards`, weighted: [`SHARDS`] at a time, added in their order.
+    /// Mean loss and gradient of `shards`, weighted: [`SHARDS`] at a time, added in their order. The losses are read when
+    /// everything is under way, so that a GPU does not wait between two shards.
     ///
     /// # Errors
     /// What a shard returns, or that a thread cannot be started.
     pub fn gradients(&mut self, network: &Network, shards: Vec<Shard<'_>>) -> Result<(f32, Gradients)> {
         let total: f32 = shards.iter().map(|s| s.weight).sum();
-        let mut mean: Option<(f32, Gradients)> = None;
+        let side_by_side = if network.device().is_cpu() { SHARDS } else { 1 };
+        let mut losses = Vec::with_capacity(shards.len());
+        let mut mean: Option<Gradients> = None;
         let mut shards = shards.into_iter().peekable();
         while shards.peek().is_some() {
-            let together: Vec<Shard<'_>> = shards.by_ref().take(SHARDS).collect();
+            let together: Vec<Shard<'_>> = shards.by_ref().take(side_by_side).collect();
             let weights: Vec<f32> = together.iter().map(|s| s.weight).collect();
             for (part, weight) in self.together(network, together)?.into_iter().zip(weights) {
                 let (loss, mut grads) = part?;
                 let share = if total > 0.0 { weight / total } else { 0.0 };
-                grads.scale(share);
+                if share != 1.0 {
+                    grads.scale(share)?;
+                }
+                losses.push((share, loss));
                 mean = Some(match mean {
-                    None => (share * loss, grads),
-                    Some((sum, mut all)) => {
-                        all.add(grads);
-                        (sum + share * loss, all)
+                    None => grads,
+                    Some(mut sum) => {
+                        sum.add(grads)?;
+                        sum
                     }
                 });
             }
         }
-        mean.ok_or_else(|| Error::Config("a training step without data".into()))
+        let grads = mean.ok_or_else(|| Error::Config("a training step without data".into()))?;
+        let mut loss = 0.0;
+        for (share, value) in losses {
+            loss += share * value.to_scalar::<f32>()?;
+        }
+        Ok((loss, grads))
     }
 
     /// Loss and gradient of each of at most [`SHARDS`] shards, side by side.
@@ -65,9 +79,9 @@ impl Pools {
     }
 }
 
-fn gradient(network: &Network, work: Work<'_>) -> Result<(f32, Gradients)> {
+fn gradient(network: &Network, work: Work<'_>) -> Part {
     let network = network.for_backward();
     let loss = work(&network)?;
-    let value = loss.to_scalar::<f32>()?;
-    Ok((value, network.gradients(&loss)?))
+    let grads = network.gradients(&loss)?;
+    Ok((loss.detach(), grads))
 }

@@ -1,6 +1,8 @@
 //! How a step's batch is cut: into micro-batches that are computed one after the other, each into shards that are
 //! computed side by side.
 
+use candle_core::Device;
+
 use crate::config::TrainConfig;
 use crate::data::batch::Batch;
 use crate::engine::shards::SHARDS;
@@ -15,9 +17,10 @@ pub struct Split {
 }
 
 impl Split {
-    /// What a stage is configured to do.
-    pub fn of(config: &TrainConfig) -> Self {
-        Self { parallel: SHARDS, micro_tokens: config.micro_tokens }
+    /// What a stage is configured to do on a device: the CPU computes shards side by side, a GPU one at a time.
+    pub fn of(config: &TrainConfig, device: &Device) -> Self {
+        let parallel = if device.is_cpu() { SHARDS } else { 1 };
+        Self { parallel, micro_tokens: config.micro_tokens }
     }
 
     /// Parts that `rows` rows of `cols` positions are dealt out to, never more than rows: `parallel` for each

@@ -179,7 +179,8 @@ impl<'a> Run<'a> {
 
     fn advance(&mut self, objective: &mut dyn Objective) -> Result<StepMetrics> {
         self.network.set_precision(self.precision());
-        let shards = objective.shards(&self.network, self.step, Split::of(self.stage.train))?;
+        let shards =
+            objective.shards(&self.network, self.step, Split::of(self.stage.train, self.network.device()))?;
         let tokens = shards.iter().map(|shard| shard.tokens as u64).sum();
         let (value, mut grads) = self.pools.gradients(&self.network, shards)?;
         if !value.is_finite() {
@@ -207,7 +208,7 @@ impl<'a> Run<'a> {
         for ((role, layer), m) in &self.network.weights()?.tensors {
             state.insert(format!("weights.{}.{layer}", role.name()), m.data.clone());
         }
-        for (name, values) in self.rule.state() {
+        for (name, values) in self.rule.state()? {
             state.insert(format!("optimizer.{name}"), values);
         }
         state.insert("loss".into(), vec![self.first_loss, self.mean_loss]);

@@ -47,19 +47,24 @@ impl UpdateRule {
     /// If a gradient does not fit its variable.
     pub fn apply(&mut self, network: &Network, mut grads: Gradients, step: u64) -> Result<Applied> {
         if let Some(filter) = &mut self.filter {
-            filter.apply(&mut grads);
+            filter.apply(&mut grads)?;
         }
-        let gradient_norm = grads.clip(f64::from(self.clip));
+        let gradient_norm = grads.clip(f64::from(self.clip))?;
         let rate = self.schedule.rate(self.peak, step);
         self.optimizer.step(network.vars(), &grads, rate)?;
         Ok(Applied { rate, gradient_norm })
     }
 
     /// Everything needed to go on.
-    pub fn state(&self) -> State {
-        let mut state = self.optimizer.state();
-        state.extend(self.filter.iter().flat_map(Grokfast::state));
-        state
+    ///
+    /// # Errors
+    /// If a device cannot be read.
+    pub fn state(&self) -> Result<State> {
+        let mut state = self.optimizer.state()?;
+        if let Some(filter) = &self.filter {
+            state.extend(filter.state()?);
+        }
+        Ok(state)
     }
 
     /// Takes over what [`UpdateRule::state`] gave.

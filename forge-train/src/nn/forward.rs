@@ -9,7 +9,7 @@ use forge_formats::role::Role;
 use super::fused;
 use super::network::{Network, Projections};
 use super::ops::attention::Attention;
-use super::ops::block::Parameter;
+use super::ops::block::{Form, Parameter};
 use super::ops::carry::{Carry, HaltLogit};
 use super::ops::dropout::{Dropout, Dropped, Mask};
 use super::ops::embedding::Embedding;
@@ -19,7 +19,7 @@ use super::ops::memory::{Concat, GateBlend, Scan};
 use super::ops::norm::GainedResidual;
 use super::ops::rope::Rope;
 use super::ops::sink::Deposited;
-use super::ops::{apply1, apply2, apply3};
+use super::ops::{HostData, apply1, apply2, apply3};
 use crate::error::{Error, Result};
 use crate::weights::Key;
 use forge_runtime::math;
@@ -95,7 +95,7 @@ struct Loop {
 /// One forward pass: parameters quantised once, shared by all recursions.
 pub(super) struct Pass<'n> {
     net: &'n Network,
-    ids: Arc<Vec<u32>>,
+    ids: Arc<HostData<u32>>,
     attention: Attention,
     blocks: Vec<Layer>,
     looped: Option<Loop>,
@@ -146,7 +146,7 @@ impl<'n> Pass<'n> {
             rope: Arc::new(Rope::new(cols, c.head_dim as usize, c.rope_log2_theta)),
             exact: matches!(net.precision().projections, Projections::Ternary { lambda } if lambda >= 1.0),
         };
-        let ids = Arc::new(ids.flatten_all()?.to_vec1::<u32>()?);
+        let ids = Arc::new(ids.flatten_all()?.to_vec1::<u32>()?.into());
         let looped = if c.recursion > 1 { Some(Loop::new(net)?) } else { None };
         Ok(Self { net, ids, attention, blocks, looped, observer: None })
     }
@@ -162,7 +162,7 @@ impl<'n> Pass<'n> {
         let mut halted = vec![false; self.ids.len()];
         let mut latent: Option<Tensor> = None;
         for t in 0..c.recursion {
-            let mask = (options.halting && c.halting && t > 0).then(|| Arc::new(halted.clone()));
+            let mask = (options.halting && c.halting && t > 0).then(|| Arc::new(halted.clone().into()));
             let mut u = match (&latent, &self.looped, forward.answers.last()) {
                 (Some(z), Some(gains), Some(y)) => {
                     let u = self.gained(&x, y, &gains.answer)?;
@@ -198,8 +198,9 @@ impl<'n> Pass<'n> {
 
     /// `norm(E[id])`.
     fn embed(&self) -> Result<Tensor> {
-        let Parameter { key, weight, quant } = parameter(self.net, Role::Embedding, 0)?;
-        let op = Embedding { ids: self.ids.clone(), eps: self.net.config().norm_eps, quant };
+        let Parameter { key, weight, form: Form { quant, device } } =
+            parameter(self.net, Role::Embedding, 0)?;
+        let op = Embedding { ids: self.ids.clone(), eps: self.net.config().norm_eps, quant, device };
         Ok(match self.net.sink() {
             Some(sink) => apply1(Deposited { op, key, sink: sink.clone() }, &weight)?,
             None => apply1(op, &weight)?,
@@ -212,7 +213,12 @@ impl<'n> Pass<'n> {
     }
 
     /// The answer after a recursion that ended in latent `z`; halted tokens keep theirs.
-    fn answer(&self, z: &Tensor, earlier: Option<&Tensor>, mask: Option<Arc<Vec<bool>>>) -> Result<Tensor> {
+    fn answer(
+        &self,
+        z: &Tensor,
+        earlier: Option<&Tensor>,
+        mask: Option<Arc<HostData<bool>>>,
+    ) -> Result<Tensor> {
         let Some(gains) = &self.looped else { return Ok(z.clone()) };
         let base = match earlier {
             Some(y) => y.clone(),
@@ -251,7 +257,8 @@ impl<'n> Pass<'n> {
         }
         self.observe(map, x, prologue, None)?;
         let eps = self.net.config().norm_eps;
-        let op = NormLinear { prologue, eps, quant: map.quant.clone(), extra: Extra::Residual };
+        let Form { quant, device } = map.form.clone();
+        let op = NormLinear { prologue, eps, quant, device, extra: Extra::Residual };
         Ok(apply3(op, x, &map.weight, u)?)
     }
 
@@ -260,7 +267,7 @@ impl<'n> Pass<'n> {
         block: &Layer,
         u: Tensor,
         state: &mut State,
-        mask: Option<&Arc<Vec<bool>>>,
+        mask: Option<&Arc<HostData<bool>>>,
         dropout: Option<[Mask; 2]>,
     ) -> Result<Tensor> {
         if let Some(sink) = self.net.sink().filter(|_| self.is_plain(block)) {
@@ -305,9 +312,9 @@ impl<'n> Pass<'n> {
     }
 }
 
-/// A parameter of a role and block, quantised as the precision says.
+/// A parameter of a role and block, in the form the precision says.
 pub(super) fn parameter(net: &Network, role: Role, layer: u32) -> Result<Parameter> {
-    Ok(Parameter { key: (role, layer), weight: net.tensor(role, layer)?, quant: net.quantised(role, layer)? })
+    Ok(Parameter { key: (role, layer), weight: net.tensor(role, layer)?, form: net.form(role, layer)? })
 }
 
 /// The values of a gain.
@@ -353,7 +360,8 @@ fn linear(
     prologue: Prologue,
     gain: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let op = NormLinear { prologue, eps, quant: map.quant.clone(), extra: Extra::Gain };
+    let Form { quant, device } = map.form.clone();
+    let op = NormLinear { prologue, eps, quant, device, extra: Extra::Gain };
     Ok(match gain {
         Some(gain) => apply3(op, x, &map.weight, gain)?,
         None => apply2(op, x, &map.weight)?,

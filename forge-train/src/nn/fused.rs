@@ -61,8 +61,10 @@ pub(super) fn cross_entropy(
         prologue: Prologue::Identity,
         eps: net.config().norm_eps,
     };
-    let loss =
-        CrossEntropy { targets: Arc::new(targets.to_vec()), weighting: Weighting::new(weights.to_vec()) };
+    let loss = CrossEntropy {
+        targets: Arc::new(targets.to_vec().into()),
+        weighting: Weighting::new(weights.to_vec()),
+    };
     let op = HeadCrossEntropy { head, loss, sink: sink.clone(), kept: Mutex::default() };
     Ok(apply1(op, answer)?)
 }

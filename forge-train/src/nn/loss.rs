@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::ops::loss::{BinaryCrossEntropy, CrossEntropy, Divergence, Weighting, negative_log_likelihood};
-use super::ops::{ROWS, apply1, host};
+use super::ops::{ROWS, apply1, apply2, host};
 use crate::error::Result;
 
 /// `Σ w·CE / Σ w` in nats over rows of `logits [n, vocab]`; 0 without gradient when all weights are 0.
@@ -15,7 +15,7 @@ use crate::error::Result;
 /// If the numbers of rows, targets and weights differ, or a target is outside the vocabulary.
 pub fn weighted_cross_entropy(logits: &Tensor, targets: &[u32], weights: &[f32]) -> Result<Tensor> {
     let weighting = Weighting::new(weights.to_vec());
-    Ok(apply1(CrossEntropy { targets: Arc::new(targets.to_vec()), weighting }, logits)?)
+    Ok(apply1(CrossEntropy { targets: Arc::new(targets.to_vec().into()), weighting }, logits)?)
 }
 
 /// `τ² Σ w·KL(teacher ‖ student) / Σ w` at temperature τ over rows of logits `[n, vocab]`. No gradient reaches the
@@ -24,8 +24,8 @@ pub fn weighted_cross_entropy(logits: &Tensor, targets: &[u32], weights: &[f32])
 /// # Errors
 /// If shapes differ or the temperature is not positive.
 pub fn kl(student: &Tensor, teacher: &Tensor, weights: &[f32], temperature: f32) -> Result<Tensor> {
-    let teacher = Arc::new(teacher.detach().flatten_all()?.to_vec1::<f32>()?);
-    Ok(apply1(Divergence { teacher, temperature, weighting: Weighting::new(weights.to_vec()) }, student)?)
+    let divergence = Divergence { temperature, weighting: Weighting::new(weights.to_vec()) };
+    Ok(apply2(divergence, student, &teacher.detach())?)
 }
 
 /// Weighted mean binary cross entropy of halting logits `[n]` against targets in [0, 1] (1: halt here).
@@ -34,7 +34,7 @@ pub fn kl(student: &Tensor, teacher: &Tensor, weights: &[f32], temperature: f32)
 /// If the numbers of logits, targets and weights differ.
 pub fn binary_cross_entropy(logits: &Tensor, targets: &[f32], weights: &[f32]) -> Result<Tensor> {
     let weighting = Weighting::new(weights.to_vec());
-    Ok(apply1(BinaryCrossEntropy { targets: Arc::new(targets.to_vec()), weighting }, logits)?)
+    Ok(apply1(BinaryCrossEntropy { targets: Arc::new(targets.to_vec().into()), weighting }, logits)?)
 }
 
 /// How one token was predicted.
@@ -49,12 +49,18 @@ pub struct TokenScore {
 /// Scores every row of `logits [n, vocab]`, outside the graph; the source of halting targets.
 ///
 /// # Errors
-/// If `logits` is not a contiguous f32 matrix.
+/// If `logits` is not a matrix with one row a target.
 ///
 /// # Panics
 /// If a target is outside the vocabulary.
 pub fn token_scores(logits: &Tensor, targets: &[u32]) -> Result<Vec<TokenScore>> {
     let logits = logits.contiguous()?;
+    #[cfg(feature = "cuda")]
+    if logits.device().is_cuda() {
+        let (losses, correct) = super::ops::cuda::token_scores(&logits, &targets.to_vec().into())?;
+        let scores = losses.into_iter().zip(correct);
+        return Ok(scores.map(|(loss, correct)| TokenScore { loss, correct: correct > 0.0 }).collect());
+    }
     let (storage, layout) = logits.storage_and_layout();
     let rows = host(&storage, layout)?;
     let vocab = rows.width();

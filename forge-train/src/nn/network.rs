@@ -8,9 +8,10 @@ use forge_formats::config::ModelConfig;
 use forge_formats::role::{Role, RoleKind};
 
 use super::forward::{Forward, ForwardOptions, Observer, Pass};
+use super::ops::block::Form;
 use super::ops::quant::{Blend, Grid, QuantWeight};
 use super::ops::sink::Sink;
-use super::ops::{Arg, host};
+use super::ops::{Arg, DeviceWeight, host};
 use crate::error::{Error, Result};
 use crate::optim::Gradients;
 use crate::weights::{Key, Matrix, Weights};
@@ -59,6 +60,7 @@ impl Precision {
 pub struct Network {
     config: ModelConfig,
     vars: BTreeMap<Key, Var>,
+    device: Device,
     precision: Precision,
     straight_through: bool,
     tracked: bool,
@@ -69,11 +71,8 @@ impl Network {
     /// Copies `weights` into variables.
     ///
     /// # Errors
-    /// If the configuration is invalid, a tensor is missing or of the wrong shape, or the device is not the CPU.
+    /// If the configuration is invalid, a tensor is missing or of the wrong shape, or the device has no room.
     pub fn new(weights: &Weights, precision: Precision, device: &Device) -> Result<Self> {
-        if !device.is_cpu() {
-            return Err(Error::Config("the fused operations run on the CPU only".into()));
-        }
         let config = weights.config.clone();
         config.validate()?;
         let mut vars = BTreeMap::new();
@@ -87,7 +86,13 @@ impl Network {
             let tensor = Tensor::from_slice(&matrix.data, (rows, cols), device)?;
             vars.insert((role, layer), Var::from_tensor(&tensor)?);
         }
-        Ok(Self { config, vars, precision, straight_through: true, tracked: true, sink: None })
+        let device = device.clone();
+        Ok(Self { config, vars, device, precision, straight_through: true, tracked: true, sink: None })
+    }
+
+    /// Where the parameters are and the computation happens.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Shape of the model.
@@ -121,10 +126,10 @@ impl Network {
         Self { tracked: false, sink: None, ..self.clone() }
     }
 
-    /// A view of the same parameters for one loss and its backward pass on the CPU, by [`Network::gradients`]: whole
-    /// blocks run as one operation, and what they give as gradients of parameters bypasses candle's graph.
+    /// A view of the same parameters for one loss and its backward pass, by [`Network::gradients`]. On the CPU whole
+    /// blocks then run as one operation, and what they give as gradients of parameters bypasses candle's graph.
     pub fn for_backward(&self) -> Self {
-        Self { sink: Some(Arc::default()), ..self.clone() }
+        Self { sink: self.device.is_cpu().then(Arc::default), ..self.clone() }
     }
 
     /// Gradients of `loss` with respect to all parameters.
@@ -134,7 +139,7 @@ impl Network {
     pub fn gradients(&self, loss: &Tensor) -> Result<Gradients> {
         let mut grads = Gradients::collect(&self.vars, &mut loss.backward()?)?;
         if let Some(sink) = &self.sink {
-            grads.add(Gradients::from_map(sink.take()));
+            grads.add(Gradients::from_map(sink.take()))?;
         }
         Ok(grads)
     }
@@ -215,19 +220,26 @@ impl Network {
         Ok(if self.tracked { var.as_tensor().clone() } else { var.as_tensor().detach() })
     }
 
-    /// The quantised form of a matrix under the current precision, none when it is used in f32.
-    pub(super) fn quantised(&self, role: Role, layer: u32) -> Result<Option<Arc<QuantWeight>>> {
-        let (grid, lambda) = match (role.kind(), self.precision) {
+    /// The form in which a matrix is multiplied under the current precision.
+    pub(super) fn form(&self, role: Role, layer: u32) -> Result<Form> {
+        let grid = match (role.kind(), self.precision) {
             (RoleKind::Projection, Precision { projections: Projections::Ternary { lambda }, .. }) => {
-                (Grid::Ternary, lambda)
+                Some((Grid::Ternary, lambda))
             }
-            (RoleKind::Table, Precision { tables: Tables::Int8, .. }) => (Grid::Int8, 1.0),
-            _ => return Ok(None),
+            (RoleKind::Table, Precision { tables: Tables::Int8, .. }) => Some((Grid::Int8, 1.0)),
+            _ => None,
         };
+        let straight_through = self.straight_through;
+        let grid = grid.map(|(grid, lambda)| (grid, Blend { lambda, straight_through }));
         let tensor = self.tensor(role, layer)?;
+        #[cfg(feature = "cuda")]
+        if tensor.device().is_cuda() {
+            return Ok(Form { quant: None, device: Some(Arc::new(DeviceWeight::new(&tensor, grid)?)) });
+        }
+        let Some((grid, blend)) = grid else { return Ok(Form::default()) };
         let (storage, layout) = tensor.storage_and_layout();
         let Arg { data, dims } = host(&storage, layout)?;
-        let blend = Blend { lambda, straight_through: self.straight_through };
-        Ok(Some(Arc::new(QuantWeight::new(data, dims[1], grid, blend))))
+        let quant = Arc::new(QuantWeight::new(data, dims[1], grid, blend));
+        Ok(Form { quant: Some(quant), device: None })
     }
 }

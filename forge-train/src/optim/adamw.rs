@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::gradients::CHUNK;
 use super::{
-    Gradients, Optimizer, State, decays, load_map, load_step, save_map, save_step, update, variable,
+    Array, Gradients, Optimizer, State, decays, load_map, load_step, moment, save_map, save_step, update,
+    variable,
 };
 use crate::error::Result;
 use crate::nn::ops::simd::vectorised;
@@ -39,22 +40,22 @@ impl Default for AdamWConfig {
 pub struct AdamW {
     config: AdamWConfig,
     step: u64,
-    first: BTreeMap<Key, Vec<f32>>,
-    second: BTreeMap<Key, Vec<f32>>,
+    first: BTreeMap<Key, Array>,
+    second: BTreeMap<Key, Array>,
 }
 
 /// Factors of one step, the same for all parameters but the decay.
 #[derive(Clone, Copy)]
-struct Factors {
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
-    lr: f32,
-    decay: f32,
+pub(super) struct Factors {
+    pub(super) beta1: f32,
+    pub(super) beta2: f32,
+    pub(super) eps: f32,
+    pub(super) lr: f32,
+    pub(super) decay: f32,
     /// `1 / (1 − β₁ᵗ)`.
-    correct1: f32,
+    pub(super) correct1: f32,
     /// `1 / (1 − β₂ᵗ)`.
-    correct2: f32,
+    pub(super) correct2: f32,
 }
 
 impl AdamW {
@@ -69,7 +70,7 @@ impl AdamW {
     }
 
     /// Updates one variable in the step begun.
-    pub(super) fn apply(&mut self, key: Key, var: &Var, grad: &[f32], lr: f32) -> Result<()> {
+    pub(super) fn apply(&mut self, key: Key, var: &Var, grad: &Array, lr: f32) -> Result<()> {
         let c = self.config;
         let correction = |beta: f32| (1.0 / (1.0 - f64::from(beta).powf(self.step as f64))) as f32;
         let factors = Factors {
@@ -81,8 +82,12 @@ impl AdamW {
             correct1: correction(c.beta1),
             correct2: correction(c.beta2),
         };
-        let m = self.first.entry(key).or_insert_with(|| vec![0.0; grad.len()]);
-        let v = self.second.entry(key).or_insert_with(|| vec![0.0; grad.len()]);
+        let (m, v) = (moment(&mut self.first, key, grad)?, moment(&mut self.second, key, grad)?);
+        #[cfg(feature = "cuda")]
+        if let Some(g) = grad.device() {
+            return super::cuda::adamw(var, g, m.on_device()?, v.on_device()?, factors);
+        }
+        let (grad, m, v) = (grad.host()?, m.host_mut()?, v.host_mut()?);
         update(var, |w| {
             w.par_chunks_mut(CHUNK)
                 .zip(grad.par_chunks(CHUNK))
@@ -114,12 +119,12 @@ impl Optimizer for AdamW {
         Ok(())
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> Result<State> {
         let mut state = State::new();
         save_step("adamw.step", self.step, &mut state);
-        save_map("adamw.m.", &self.first, &mut state);
-        save_map("adamw.v.", &self.second, &mut state);
-        state
+        save_map("adamw.m.", &self.first, &mut state)?;
+        save_map("adamw.v.", &self.second, &mut state)?;
+        Ok(state)
     }
 
     fn restore(&mut self, state: &State) -> Result<()> {

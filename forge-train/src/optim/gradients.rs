@@ -1,11 +1,13 @@
 //! Gradients outside candle's graph, ordered by parameter.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use candle_core::Var;
 use candle_core::backprop::GradStore;
 use rayon::prelude::*;
 
+use super::array::Array;
 use crate::error::Result;
 use crate::nn::ops::simd::vectorised;
 use crate::weights::Key;
@@ -13,9 +15,9 @@ use crate::weights::Key;
 /// Values per chunk of parallel work.
 pub(super) const CHUNK: usize = 8192;
 
-/// One gradient per parameter that has one.
+/// One gradient per parameter that has one, where the parameters are.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Gradients(BTreeMap<Key, Vec<f32>>);
+pub struct Gradients(BTreeMap<Key, Array>);
 
 impl Gradients {
     /// Moves the gradients of `vars` out of what `backward` returned.
@@ -26,7 +28,7 @@ impl Gradients {
         let mut all = BTreeMap::new();
         for (key, var) in vars {
             if let Some(grad) = store.remove(var) {
-                all.insert(*key, grad.flatten_all()?.to_vec1::<f32>()?);
+                all.insert(*key, Array::of(&grad)?);
             }
         }
         Ok(Self(all))
@@ -34,21 +36,21 @@ impl Gradients {
 
     /// From plain vectors.
     pub fn from_map(map: BTreeMap<Key, Vec<f32>>) -> Self {
-        Self(map)
+        Self(map.into_iter().map(|(key, values)| (key, values.into())).collect())
     }
 
-    /// The gradient of one parameter.
+    /// The gradient of one parameter; none if there is none, or it is not on the host.
     pub fn get(&self, key: &Key) -> Option<&[f32]> {
-        self.0.get(key).map(Vec::as_slice)
+        self.0.get(key).and_then(|grad| grad.host().ok())
     }
 
     /// All gradients in the order of their keys.
-    pub fn iter(&self) -> impl Iterator<Item = (&Key, &[f32])> {
-        self.0.iter().map(|(k, v)| (k, v.as_slice()))
+    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Array)> {
+        self.0.iter()
     }
 
     /// All gradients, mutable.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&Key, &mut Vec<f32>)> {
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&Key, &mut Array)> {
         self.0.iter_mut()
     }
 
@@ -59,47 +61,64 @@ impl Gradients {
 
     /// Adds another micro-batch's gradients.
     ///
-    /// # Panics
-    /// If the two have gradients of different sizes for one parameter.
-    pub fn add(&mut self, other: Self) {
+    /// # Errors
+    /// If the two have gradients of different sizes, or in different places, for one parameter.
+    pub fn add(&mut self, other: Self) -> Result<()> {
         for (key, grad) in other.0 {
             match self.0.entry(key) {
-                std::collections::btree_map::Entry::Vacant(entry) => {
+                Entry::Vacant(entry) => {
                     entry.insert(grad);
                 }
-                std::collections::btree_map::Entry::Occupied(entry) => {
-                    let sum = entry.into_mut();
-                    assert_eq!(sum.len(), grad.len(), "gradients of different models");
-                    sum.iter_mut().zip(grad).for_each(|(s, g)| *s += g);
-                }
+                Entry::Occupied(entry) => entry.into_mut().add(&grad)?,
             }
         }
+        Ok(())
     }
 
     /// Multiplies every gradient, for example by one over the number of micro-batches.
-    pub fn scale(&mut self, factor: f32) {
-        for grad in self.0.values_mut() {
-            grad.par_chunks_mut(CHUNK).for_each(|g| g.iter_mut().for_each(|g| *g *= factor));
+    ///
+    /// # Errors
+    /// If a device refuses.
+    pub fn scale(&mut self, factor: f32) -> Result<()> {
+        self.0.values_mut().try_for_each(|grad| grad.scale(factor))
+    }
+
+    /// `Σ g²` of each parameter's gradient, in the order of their keys. On a device this waits for all of them.
+    fn squares(&self) -> Result<Vec<f64>> {
+        #[cfg(feature = "cuda")]
+        if self.0.values().any(|grad| grad.device().is_some()) {
+            let grads = self.0.values().map(Array::on_device).collect::<Result<Vec<_>>>()?;
+            return super::cuda::sums_of_squares(&grads);
         }
+        self.0.values().map(|grad| Ok(sum_of_squares(grad.host()?))).collect()
     }
 
     /// Euclidean norm over all parameters.
-    pub fn norm(&self) -> f64 {
-        self.0.values().map(|g| sum_of_squares(g)).sum::<f64>().sqrt()
+    ///
+    /// # Errors
+    /// If a device cannot be read.
+    pub fn norm(&self) -> Result<f64> {
+        Ok(self.squares()?.iter().sum::<f64>().sqrt())
     }
 
     /// Euclidean norm of each parameter's gradient.
-    pub fn norms(&self) -> BTreeMap<Key, f64> {
-        self.0.iter().map(|(key, g)| (*key, sum_of_squares(g).sqrt())).collect()
+    ///
+    /// # Errors
+    /// If a device cannot be read.
+    pub fn norms(&self) -> Result<BTreeMap<Key, f64>> {
+        Ok(self.0.keys().copied().zip(self.squares()?.into_iter().map(f64::sqrt)).collect())
     }
 
     /// Scales all gradients down to a global norm of at most `max`; returns the norm before.
-    pub fn clip(&mut self, max: f64) -> f64 {
-        let norm = self.norm();
+    ///
+    /// # Errors
+    /// If a device cannot be read.
+    pub fn clip(&mut self, max: f64) -> Result<f64> {
+        let norm = self.norm()?;
         if norm > max {
-            self.scale((max / norm) as f32);
+            self.scale((max / norm) as f32)?;
         }
-        norm
+        Ok(norm)
     }
 }
 

@@ -1,8 +1,9 @@
 //! Grokfast-EMA (Lee et al. 2024, arXiv 2405.20233): amplifies the slow component of the gradient.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
-use super::{Gradients, State, load_map, save_map};
+use super::{Array, Gradients, State, load_map, save_map};
 use crate::error::Result;
 use crate::weights::Key;
 
@@ -12,7 +13,7 @@ use crate::weights::Key;
 pub struct Grokfast {
     alpha: f32,
     lambda: f32,
-    mean: BTreeMap<Key, Vec<f32>>,
+    mean: BTreeMap<Key, Array>,
 }
 
 impl Grokfast {
@@ -22,21 +23,37 @@ impl Grokfast {
     }
 
     /// Filters one step's gradients in place.
-    pub fn apply(&mut self, grads: &mut Gradients) {
+    ///
+    /// # Errors
+    /// If a device refuses.
+    pub fn apply(&mut self, grads: &mut Gradients) -> Result<()> {
         for (key, grad) in grads.iter_mut() {
-            let mean = self.mean.entry(*key).or_insert_with(|| grad.clone());
-            for (g, m) in grad.iter_mut().zip(mean) {
+            let mean = match self.mean.entry(*key) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(grad.duplicate()?),
+            };
+            mean.move_beside(grad)?;
+            #[cfg(feature = "cuda")]
+            if let Some(g) = grad.device() {
+                super::cuda::grokfast(g, mean.on_device()?, self.alpha, self.lambda)?;
+                continue;
+            }
+            for (g, m) in grad.host_mut()?.iter_mut().zip(mean.host_mut()?) {
                 *m = self.alpha * *m + (1.0 - self.alpha) * *g;
                 *g += self.lambda * *m;
             }
         }
+        Ok(())
     }
 
     /// The running means.
-    pub fn state(&self) -> State {
+    ///
+    /// # Errors
+    /// If a device cannot be read.
+    pub fn state(&self) -> Result<State> {
         let mut state = State::new();
-        save_map("grokfast.", &self.mean, &mut state);
-        state
+        save_map("grokfast.", &self.mean, &mut state)?;
+        Ok(state)
     }
 
     /// Takes over a state written by [`Grokfast::state`]; other names are ignored.

@@ -1,9 +1,16 @@
 //! Optimisers over a network's variables. Every piece of state can be saved and restored, keyed by name.
 //!
+//! Parameters, gradients and state lie together, on the host or on a GPU ([`Array`]); a step copies nothing between the
+//! two. On a GPU each parameter takes one launch an operation; a saved state has the same form either way and goes on on
+//! either.
+//!
 //! A training step is: [`Gradients::collect`] (and [`Gradients::add`] over micro-batches), optionally
 //! [`Grokfast::apply`], then [`Gradients::clip`], then [`Optimizer::step`] with [`Schedule::rate`].
 
 mod adamw;
+mod array;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod gradients;
 mod grokfast;
 mod muon;
@@ -11,11 +18,13 @@ mod schedule;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Var, bail};
 use forge_formats::role::{Role, RoleKind};
 
 pub use adamw::{AdamW, AdamWConfig};
+pub use array::Array;
 pub use gradients::Gradients;
 pub use grokfast::Grokfast;
 pub use muon::{Muon, MuonConfig, MuonScale};
@@ -35,8 +44,11 @@ pub trait Optimizer: Send {
     /// If a gradient's size is not its variable's, or belongs to no variable.
     fn step(&mut self, vars: &BTreeMap<Key, Var>, grads: &Gradients, lr: f32) -> Result<()>;
 
-    /// Everything needed to continue as if never interrupted.
-    fn state(&self) -> State;
+    /// Everything needed to continue as if never interrupted, on the same device or another.
+    ///
+    /// # Errors
+    /// If a device cannot be read.
+    fn state(&self) -> Result<State>;
 
     /// Takes over a state written by [`Optimizer::state`]; names of other owners are ignored.
     ///
@@ -51,7 +63,7 @@ fn decays(role: Role) -> bool {
 }
 
 /// The variable a gradient belongs to, sizes checked.
-fn variable<'a>(vars: &'a BTreeMap<Key, Var>, key: &Key, grad: &[f32]) -> Result<&'a Var> {
+fn variable<'a>(vars: &'a BTreeMap<Key, Var>, key: &Key, grad: &Array) -> Result<&'a Var> {
     match vars.get(key) {
         Some(var) if var.elem_count() == grad.len() => Ok(var),
         Some(var) => Err(Error::Config(format!(
@@ -77,19 +89,30 @@ fn parameter_key(name: &str) -> Result<Key> {
     Ok((role, layer.parse().map_err(|_| unknown())?))
 }
 
-/// Writes one vector per parameter under `prefix`.
-fn save_map(prefix: &str, map: &BTreeMap<Key, Vec<f32>>, state: &mut State) {
-    for (key, values) in map {
-        state.insert(format!("{prefix}{}", parameter_name(key)), values.clone());
-    }
+/// The running value kept for a parameter, zero at first, where the parameter's gradient is.
+fn moment<'m>(map: &'m mut BTreeMap<Key, Array>, key: Key, grad: &Array) -> Result<&'m mut Array> {
+    let moment = match map.entry(key) {
+        Entry::Occupied(entry) => entry.into_mut(),
+        Entry::Vacant(entry) => entry.insert(grad.zeros_like()?),
+    };
+    moment.move_beside(grad)?;
+    Ok(moment)
 }
 
-/// Reads what [`save_map`] wrote.
-fn load_map(prefix: &str, state: &State) -> Result<BTreeMap<Key, Vec<f32>>> {
+/// Writes one vector per parameter under `prefix`.
+fn save_map(prefix: &str, map: &BTreeMap<Key, Array>, state: &mut State) -> Result<()> {
+    for (key, values) in map {
+        state.insert(format!("{prefix}{}", parameter_name(key)), values.to_host()?);
+    }
+    Ok(())
+}
+
+/// Reads what [`save_map`] wrote; it lies on the host until its parameter is next updated.
+fn load_map(prefix: &str, state: &State) -> Result<BTreeMap<Key, Array>> {
     state
         .iter()
         .filter_map(|(name, values)| Some((name.strip_prefix(prefix)?, values)))
-        .map(|(name, values)| Ok((parameter_key(name)?, values.clone())))
+        .map(|(name, values)| Ok((parameter_key(name)?, values.clone().into())))
         .collect()
 }
 

@@ -9,13 +9,13 @@ use forge_formats::role::{Role, RoleKind};
 use serde::{Deserialize, Serialize};
 
 use super::adamw::{AdamW, AdamWConfig};
-use super::{Gradients, Optimizer, State, load_map, save_map, update, variable};
+use super::{Array, Gradients, Optimizer, State, load_map, moment, save_map, update, variable};
 use crate::error::Result;
 use crate::nn::ops::gemm::{Mat, MatMut, Threads, multiply};
 use crate::weights::Key;
 
 /// Coefficients of the quintic iteration, which maximise the slope at zero.
-const QUINTIC: (f32, f32, f32) = (3.4445, -4.7750, 2.0315);
+pub(super) const QUINTIC: (f32, f32, f32) = (3.4445, -4.7750, 2.0315);
 
 /// How large an orthogonalised update is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,7 +66,7 @@ impl Default for MuonConfig {
 pub struct Muon {
     config: MuonConfig,
     model: ModelConfig,
-    momentum: BTreeMap<Key, Vec<f32>>,
+    momentum: BTreeMap<Key, Array>,
     rest: AdamW,
 }
 
@@ -86,11 +86,12 @@ impl Muon {
         }
     }
 
-    fn project(&mut self, key: Key, var: &Var, grad: &[f32], lr: f32) -> Result<()> {
+    fn project(&mut self, key: Key, var: &Var, grad: &Array, lr: f32) -> Result<()> {
         let c = self.config;
         let (rows, cols) = var.dims2()?;
         let parts = self.parts(key.0, rows);
-        let m = self.momentum.entry(key).or_insert_with(|| vec![0.0; grad.len()]);
+        let m = moment(&mut self.momentum, key, grad)?.host_mut()?;
+        let grad = grad.host()?;
         let mut direction = vec![0.0; grad.len()];
         for ((u, m), g) in direction.iter_mut().zip(m.iter_mut()).zip(grad) {
             *m += (1.0 - c.beta) * (g - *m);
@@ -109,6 +110,30 @@ impl Muon {
                 *w = *w * (1.0 - lr * c.weight_decay) - lr * u;
             }
         })
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Muon {
+    /// The maps of one projection on a device, to be orthogonalised together with those of like shape.
+    fn maps(&mut self, key: Key, var: &Var, grad: &Array) -> Result<Vec<super::cuda::Map>> {
+        let (rows, cols) = var.dims2()?;
+        let parts = self.parts(key.0, rows);
+        let momentum = moment(&mut self.momentum, key, grad)?.on_device()?.clone();
+        let mut first = 0;
+        let mut maps = Vec::new();
+        for rows in parts {
+            maps.push(super::cuda::Map {
+                weight: var.as_tensor().clone(),
+                gradient: grad.on_device()?.clone(),
+                momentum: momentum.clone(),
+                first,
+                shape: [rows, cols],
+                scale: self.config.scale.factor(rows, cols),
+            });
+            first += rows * cols;
+        }
+        Ok(maps)
     }
 }
 
@@ -149,21 +174,30 @@ fn orthogonalise(x: &mut [f32], rows: usize, cols: usize, iterations: u32) {
 impl Optimizer for Muon {
     fn step(&mut self, vars: &BTreeMap<Key, Var>, grads: &Gradients, lr: f32) -> Result<()> {
         self.rest.begin();
+        #[cfg(feature = "cuda")]
+        let mut maps = Vec::new();
         for (key, grad) in grads.iter() {
             let var = variable(vars, key, grad)?;
+            #[cfg(feature = "cuda")]
+            if key.0.kind() == RoleKind::Projection && grad.device().is_some() {
+                maps.extend(self.maps(*key, var, grad)?);
+                continue;
+            }
             if key.0.kind() == RoleKind::Projection {
                 self.project(*key, var, grad, lr)?;
             } else {
                 self.rest.apply(*key, var, grad, lr * self.config.rest_rate)?;
             }
         }
+        #[cfg(feature = "cuda")]
+        super::cuda::muon(maps, &self.config, lr)?;
         Ok(())
     }
 
-    fn state(&self) -> State {
-        let mut state = self.rest.state();
-        save_map("muon.m.", &self.momentum, &mut state);
-        state
+    fn state(&self) -> Result<State> {
+        let mut state = self.rest.state()?;
+        save_map("muon.m.", &self.momentum, &mut state)?;
+        Ok(state)
     }
 
     fn restore(&mut self, state: &State) -> Result<()> {

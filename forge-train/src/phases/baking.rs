@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use crate::data::{Example, Sequence, Slice, System, encode};
 use crate::engine::emit::{emit, ternary_int8};
@@ -168,9 +168,9 @@ fn bake(
 ) -> Result<(Weights, f64, f64)> {
     let cfg = &ctx.config.phase6;
     let precision = Precision::TERNARY;
-    let teacher = Network::new(teacher, precision, &Device::Cpu)?;
+    let teacher = Network::new(teacher, precision, ctx.device)?;
     let probe = &fresh[..PROBE.min(fresh.len())];
-    let before = divergence(ctx, &teacher, &Network::new(student, precision, &Device::Cpu)?, probe)?;
+    let before = divergence(ctx, &teacher, &Network::new(student, precision, ctx.device)?, probe)?;
     let name = format!("cycle{cycle}");
     let replay = replay_sequences(ctx, cycle);
     let label = format!("phase6.replay{cycle}");
@@ -186,7 +186,7 @@ fn bake(
     };
     let stage = Stage { name: &name, train: &cfg.train, precision, lambda_share: 0.0, frozen: &|_| false };
     let baked = train(&ctx.environment(), &stage, student, &mut objective)?.weights;
-    let network = Network::new(&baked, precision, &Device::Cpu)?;
+    let network = Network::new(&baked, precision, ctx.device)?;
     let after = divergence(ctx, &objective.teacher, &network, probe)?;
     Ok((baked, before, after))
 }
@@ -317,7 +317,7 @@ fn completion_logits(
         positions.extend((begin..ids.len()).map(|i| (r * batch.cols + i - 1) as u32));
     }
     let forward = network.forward(&batch_ids(&batch)?, options)?;
-    let positions = Tensor::from_slice(&positions, positions.len(), &Device::Cpu)?;
+    let positions = Tensor::from_slice(&positions, positions.len(), network.device())?;
     network.logits(&forward.answer().index_select(&positions, 0)?)
 }
 

@@ -23,6 +23,7 @@ pub fn input_moments(
     precision: Precision,
     sequences: &[Sequence],
 ) -> Result<BTreeMap<Key, Matrix>> {
+    // The inputs are looked at on the host, once, so the host computes them.
     let network = Network::new(weights, precision, &Device::Cpu)?.detached();
     let mut moments: BTreeMap<Key, (Vec<f64>, f64)> = BTreeMap::new();
     for chunk in sequences.chunks(16) {

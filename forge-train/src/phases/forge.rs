@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use forge_formats::role::RoleKind;
 
 use crate::config::TrainConfig;
@@ -86,7 +86,7 @@ impl Phase for Forge {
 
 /// The smallest gradient norm over the ternary layers at the start, with quantisation fully on.
 fn smallest_gradient(ctx: &PhaseContext<'_>, weights: &Weights, objective: &LanguageModel) -> Result<f64> {
-    let network = Network::new(weights, Precision::TERNARY, &Device::Cpu)?;
+    let network = Network::new(weights, Precision::TERNARY, ctx.device)?;
     let loss = objective.loss(&network, 0)?;
     let norms = projection_gradient_norms(&network, &loss)?;
     ctx.progress.note(&format!("{} ternary layers receive a gradient", norms.len()));

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Device;
 use serde_json::json;
 
 use crate::data::batch::{Batch, collate};
@@ -88,7 +87,7 @@ impl<'a> Fitness<'a> {
 
 impl Objective for Fitness<'_> {
     fn loss(&mut self, model: &Weights) -> Result<f64> {
-        let network = Network::new(model, Precision::FLOAT, &Device::Cpu)?.detached();
+        let network = Network::new(model, Precision::FLOAT, self.ctx.device)?.detached();
         let (mut sum, mut total) = (0.0, 0.0);
         for batch in &self.batches {
             let forward = network.forward(&batch_ids(batch)?, ForwardOptions::default())?;

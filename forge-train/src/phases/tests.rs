@@ -78,6 +78,7 @@ impl Run {
             checkpoints: CheckpointDir::open(&self.directory.path().join("checkpoints")).unwrap(),
             progress: &Silent,
             stop: &StopFlag::new(),
+            device: &Device::Cpu,
         };
         act(&context, &store)
     }

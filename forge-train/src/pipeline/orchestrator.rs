@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use candle_core::Device;
+
 use crate::error::{Error, Result};
 use crate::pipeline::handoff::{Contract, Evidence};
 use crate::pipeline::phase::{Phase, PhaseContext, PhaseId, PhaseOutput, PreparedData, Progress};
@@ -38,6 +40,8 @@ pub struct Orchestrator<'a> {
     pub progress: &'a dyn Progress,
     /// Asked to stop?
     pub stop: &'a StopFlag,
+    /// Where training runs.
+    pub device: &'a Device,
 }
 
 impl Orchestrator<'_> {
@@ -122,6 +126,7 @@ impl Orchestrator<'_> {
             checkpoints: session.checkpoints(phase)?,
             progress: self.progress,
             stop: self.stop,
+            device: self.device,
         };
         let began = Instant::now();
         let result = implementation.run(&context).and_then(|output| finite(phase, output));

@@ -93,6 +93,7 @@ impl Bench {
             phases: &self.phases,
             progress: &Silent,
             stop: &self.stop,
+            device: &candle_core::Device::Cpu,
         }
         .run(range);
         (result, self.ran.borrow().clone())

@@ -289,6 +289,8 @@ pub struct PhaseContext<'a> {
     pub progress: &'a dyn Progress,
     /// Polled between steps; on a request the phase saves a checkpoint and returns [`Error::Interrupted`].
     pub stop: &'a StopFlag,
+    /// Where networks are trained and evaluated.
+    pub device: &'a Device,
 }
 
 impl PhaseContext<'_> {
@@ -299,7 +301,7 @@ impl PhaseContext<'_> {
             checkpoint_seconds: self.config.run.checkpoint_seconds,
             progress: self.progress,
             stop: self.stop,
-            device: Device::Cpu,
+            device: self.device.clone(),
         }
     }
 

@@ -44,15 +44,18 @@ struct Block {
 }
 
 impl Attention {
-    fn wide(&self) -> usize {
+    /// Width of a row of queries, keys and values.
+    pub(super) fn wide(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
 
-    fn narrow(&self) -> usize {
+    /// Width of a row of the result.
+    pub(super) fn narrow(&self) -> usize {
         self.heads * self.head_dim
     }
 
-    fn scale(&self) -> f32 {
+    /// Factor of the scores.
+    pub(super) fn scale(&self) -> f32 {
         1.0 / math::sqrt(self.head_dim as f32)
     }
 

@@ -15,7 +15,7 @@ use super::linear::{Call, Extra, NormLinear};
 use super::quant::QuantWeight;
 use super::simd::vectorised;
 use super::sink::Sink;
-use super::{Arg, Op, ROWS, host};
+use super::{Arg, DeviceWeight, Op, ROWS, host};
 use crate::weights::Key;
 
 /// A matrix, or a gain, that an operation holds.
@@ -25,8 +25,18 @@ pub(crate) struct Parameter {
     pub(crate) key: Key,
     /// Latent values.
     pub(crate) weight: Tensor,
-    /// The quantised form, none when it is used in f32.
+    /// What is multiplied.
+    pub(crate) form: Form,
+}
+
+/// A matrix as it is multiplied: on the CPU quantised or, without a form, the f32 variable itself; on a device always
+/// in a form of its own.
+#[derive(Clone, Default)]
+pub(crate) struct Form {
+    /// The quantised form on the CPU.
     pub(crate) quant: Option<Arc<QuantWeight>>,
+    /// The form on a device.
+    pub(crate) device: Option<Arc<DeviceWeight>>,
 }
 
 impl Parameter {
@@ -80,7 +90,8 @@ pub(crate) struct Kept {
 
 impl Projection {
     fn op(&self, extra: Extra) -> NormLinear {
-        NormLinear { prologue: self.prologue, eps: self.eps, quant: self.matrix.quant.clone(), extra }
+        let Form { quant, device } = self.matrix.form.clone();
+        NormLinear { prologue: self.prologue, eps: self.eps, quant, device, extra }
     }
 
     /// Calls `f` with the operation and its operands.
@@ -171,6 +182,9 @@ impl Block {
         self.kept.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
+
+#[cfg(feature = "cuda")]
+impl super::cuda::HostOnly for Block {}
 
 impl Op<1> for Block {
     const NAME: &'static str = "transformer-block";

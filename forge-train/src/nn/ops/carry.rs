@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::norm::{inverse_rms, normalise, normalise_backward};
 use super::simd::vectorised;
-use super::{Arg, Op, ROWS, add_partials};
+use super::{Arg, HostData, Op, ROWS, add_partials};
 use forge_runtime::math;
 
 /// `dot(halt[..d], norm(y)) + halt[d]`; operands `y [n, d]` and `halt [1, d + 1]`, result `[n]`.
@@ -81,7 +81,7 @@ fn halt_rows_backward(eps: f32, halt: &[f32], y: &[f32], grad: &[f32], dy: &mut 
 /// operands `newer [n, d]` and `earlier [n, d]`.
 pub(crate) struct Carry {
     /// Which rows have halted.
-    pub(crate) halted: Arc<Vec<bool>>,
+    pub(crate) halted: Arc<HostData<bool>>,
     /// First column carried forward.
     pub(crate) from: usize,
 }

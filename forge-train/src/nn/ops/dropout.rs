@@ -78,6 +78,13 @@ impl Mask {
         })
     }
 
+    /// What the hash takes but for the element, as a device is told it: key, site, part, step; and the threshold.
+    #[cfg(feature = "cuda")]
+    pub(super) fn words(&self) -> [u32; 6] {
+        let ([a, b], [site, part, step]) = (self.key, self.place);
+        [a, b, site, part, step, self.threshold]
+    }
+
     /// Adds the masked values of `x` to `out`; both begin at element `first`, a multiple of [`TILE`].
     pub(crate) fn add(self, first: usize, x: &[f32], out: &mut [f32]) {
         add_masked(self, first, x, out);

@@ -8,16 +8,18 @@ use rayon::prelude::*;
 use super::norm::{inverse_rms, normalise, normalise_backward};
 use super::quant::QuantWeight;
 use super::simd::vectorised;
-use super::{Arg, Op, ROWS};
+use super::{Arg, DeviceWeight, HostData, Op, ROWS};
 
 /// `norm(E[id])`; operand `E [vocab, d]`, result `[n, d]`.
 pub(crate) struct Embedding {
     /// Token ids.
-    pub(crate) ids: Arc<Vec<u32>>,
+    pub(crate) ids: Arc<HostData<u32>>,
     /// Added to the mean square.
     pub(crate) eps: f32,
     /// The quantised table, none for a float one.
     pub(crate) quant: Option<Arc<QuantWeight>>,
+    /// The table as a device has it, none on the CPU.
+    pub(crate) device: Option<Arc<DeviceWeight>>,
 }
 
 impl Embedding {
@@ -26,7 +28,7 @@ impl Embedding {
     }
 
     /// Places of every id in the batch: those of id `i` are `order[start[i]..start[i + 1]]`, in rising order.
-    fn places(&self, vocab: usize) -> (Vec<usize>, Vec<usize>) {
+    pub(super) fn places(&self, vocab: usize) -> (Vec<usize>, Vec<usize>) {
         let mut start = vec![0; vocab + 1];
         for &id in self.ids.iter() {
             start[id as usize + 1] += 1;

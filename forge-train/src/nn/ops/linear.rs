@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Shape, Tensor, bail};
+use candle_core::{DType, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::gemm::{Mat, MatMut, Threads, multiply};
@@ -13,7 +13,7 @@ use super::glu::Prologue;
 use super::norm::{inverse_rms, normalise_backward};
 use super::quant::{QuantWeight, blend_activations, int8_activations};
 use super::simd::vectorised;
-use super::{Arg, Op, ROWS, add_partials};
+use super::{Arg, DeviceWeight, Op, ROWS, add_partials};
 
 /// What the optional third operand is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub(crate) struct NormLinear {
     pub(crate) eps: f32,
     /// The quantised matrix, none for a float map.
     pub(crate) quant: Option<Arc<QuantWeight>>,
+    /// The matrix as a device multiplies it, none on the CPU.
+    pub(crate) device: Option<Arc<DeviceWeight>>,
     /// Meaning of the third operand.
     pub(crate) extra: Extra,
 }
@@ -50,9 +52,9 @@ pub(crate) fn projection_inputs(
     ins: usize,
     gain: Option<&Tensor>,
 ) -> crate::error::Result<Vec<f32>> {
-    let x = x.flatten_all()?.to_vec1::<f32>()?;
+    let x = x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     let gain = gain.map(|g| g.flatten_all()?.to_vec1::<f32>()).transpose()?;
-    let op = NormLinear { prologue, eps, quant: None, extra: Extra::Gain };
+    let op = NormLinear { prologue, eps, quant: None, device: None, extra: Extra::Gain };
     let wide = prologue.input_width(ins);
     let call = Call { x: &x, wide, w: &[], outs: 0, ins, gain: gain.as_deref(), residual: None };
     Ok(op.activations(&call, &x))

@@ -6,13 +6,13 @@ use candle_core::{Result, Shape, bail};
 use rayon::prelude::*;
 
 use super::simd::vectorised;
-use super::{Arg, Op, ROWS};
+use super::{Arg, HostData, Op, ROWS};
 use forge_runtime::math;
 
 /// `Σ w·loss / Σ w` of a batch, 0 when no weight is positive.
 #[derive(Clone)]
 pub(crate) struct Weighting {
-    weights: Arc<Vec<f32>>,
+    weights: Arc<HostData<f32>>,
     inverse_total: f64,
 }
 
@@ -21,7 +21,19 @@ impl Weighting {
     pub(crate) fn new(weights: Vec<f32>) -> Self {
         let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
         let inverse_total = if total > 0.0 { 1.0 / total } else { 0.0 };
-        Self { weights: Arc::new(weights), inverse_total }
+        Self { weights: Arc::new(weights.into()), inverse_total }
+    }
+
+    /// Weight of each row.
+    #[cfg(feature = "cuda")]
+    pub(super) fn weights(&self) -> &HostData<f32> {
+        &self.weights
+    }
+
+    /// `1 / Σ w`, 0 when no weight is positive.
+    #[cfg(feature = "cuda")]
+    pub(super) fn inverse_total(&self) -> f64 {
+        self.inverse_total
     }
 
     /// Weight of a row, and its share in the mean.
@@ -138,7 +150,7 @@ pub(crate) fn negative_log_likelihood(x: &[f32], target: usize, scratch: &mut [f
 /// Weighted mean cross entropy; operand logits `[n, vocab]`.
 pub(crate) struct CrossEntropy {
     /// Target id of each row.
-    pub(crate) targets: Arc<Vec<u32>>,
+    pub(crate) targets: Arc<HostData<u32>>,
     /// Weight of each row.
     pub(crate) weighting: Weighting,
 }
@@ -193,27 +205,33 @@ impl Op<1> for CrossEntropy {
 }
 
 /// Weighted mean of `τ² KL(softmax(teacher/τ) ‖ softmax(student/τ))` (Hinton et al. 2015, whose τ² keeps the
-/// size of the gradient); operand student logits `[n, vocab]`.
+/// size of the gradient); operands student and teacher logits `[n, vocab]`. No gradient reaches the teacher.
 pub(crate) struct Divergence {
-    /// Teacher logits `[n, vocab]`.
-    pub(crate) teacher: Arc<Vec<f32>>,
     /// Temperature τ.
     pub(crate) temperature: f32,
     /// Weight of each row.
     pub(crate) weighting: Weighting,
 }
 
-impl Op<1> for Divergence {
-    const NAME: &'static str = "kl-divergence";
-
-    fn forward(&self, [x]: [Arg<'_>; 1]) -> Result<(Vec<f32>, Shape)> {
-        self.weighting.check(x.rows())?;
-        if self.teacher.len() != x.data.len() || self.temperature.is_nan() || self.temperature <= 0.0 {
+impl Divergence {
+    /// Refuses logits of other extents than the weights', and a temperature without meaning.
+    pub(super) fn check(&self, rows: usize, student: &[usize], teacher: &[usize]) -> Result<()> {
+        self.weighting.check(rows)?;
+        if teacher != student || self.temperature.is_nan() || self.temperature <= 0.0 {
             bail!("teacher logits of the wrong size, or a temperature that is not positive");
         }
+        Ok(())
+    }
+}
+
+impl Op<2> for Divergence {
+    const NAME: &'static str = "kl-divergence";
+
+    fn forward(&self, [x, teacher]: [Arg<'_>; 2]) -> Result<(Vec<f32>, Shape)> {
+        self.check(x.rows(), x.dims, teacher.dims)?;
         let (width, inverse) = (x.width(), 1.0 / self.temperature);
         let loss = self.weighting.mean(x.data, width, |r, student, e| {
-            let teacher = &self.teacher[r * width..(r + 1) * width];
+            let teacher = &teacher.data[r * width..(r + 1) * width];
             let (student_sum, student_max) = exponentials(student, inverse, e);
             let (sum, max) = exponentials(teacher, inverse, e);
             // log p_T − log p_S = (x_T − x_S)/τ + constant
@@ -225,41 +243,49 @@ impl Op<1> for Divergence {
 
     fn backward(
         &self,
-        [x]: [Arg<'_>; 1],
+        [x, teacher]: [Arg<'_>; 2],
         _result: &[f32],
         grad: &[f32],
-        _wanted: [bool; 1],
-    ) -> Result<[Option<Vec<f32>>; 1]> {
+        _wanted: [bool; 2],
+    ) -> Result<[Option<Vec<f32>>; 2]> {
         let (width, inverse) = (x.width(), 1.0 / self.temperature);
         let dx =
             self.weighting.gradient(x.data, width, grad[0] * self.temperature, |r, student, factor, out| {
-                let teacher = &self.teacher[r * width..(r + 1) * width];
+                let teacher = &teacher.data[r * width..(r + 1) * width];
                 let mut p = vec![0.0; width];
                 let (sum, _) = exponentials(teacher, inverse, &mut p);
                 let (student_sum, _) = exponentials(student, inverse, out);
                 let (a, b) = (factor / student_sum, factor / sum);
                 scale_and_subtract(a, &p, b, out);
             });
-        Ok([Some(dx)])
+        Ok([Some(dx), None])
     }
 }
 
 /// Weighted mean binary cross entropy of `sigmoid(x)` against targets in [0, 1]; operand logits `[n]`.
 pub(crate) struct BinaryCrossEntropy {
     /// Target of each row.
-    pub(crate) targets: Arc<Vec<f32>>,
+    pub(crate) targets: Arc<HostData<f32>>,
     /// Weight of each row.
     pub(crate) weighting: Weighting,
+}
+
+impl BinaryCrossEntropy {
+    /// Refuses another number of logits than there are targets.
+    pub(super) fn check(&self, logits: usize) -> Result<()> {
+        self.weighting.check(logits)?;
+        if self.targets.len() != logits {
+            bail!("{} targets for {logits} logits", self.targets.len());
+        }
+        Ok(())
+    }
 }
 
 impl Op<1> for BinaryCrossEntropy {
     const NAME: &'static str = "binary-cross-entropy";
 
     fn forward(&self, [x]: [Arg<'_>; 1]) -> Result<(Vec<f32>, Shape)> {
-        self.weighting.check(x.data.len())?;
-        if self.targets.len() != x.data.len() {
-            bail!("{} targets for {} logits", self.targets.len(), x.data.len());
-        }
+        self.check(x.data.len())?;
         let loss = self.weighting.mean(x.data, 1, |r, x, _| {
             // max(x, 0) − x·target + log(1 + exp(−|x|)), which does not overflow
             x[0].max(0.0) - x[0] * self.targets[r] + math::exp(-x[0].abs()).ln_1p()

@@ -1,6 +1,7 @@
-//! Fused operations with exact backward passes: f32, CPU, contiguous.
+//! Fused operations with exact backward passes on contiguous tensors: in f32 on the CPU, in bf16 and f32 on a CUDA
+//! device (`cuda`, with the feature of that name).
 //!
-//! An operation is an [`Op`] over slices; [`apply1`], [`apply2`] and [`apply3`] put it into candle's graph.
+//! An operation is an [`Op`] over slices, and a [`DeviceOp`] over device memory; [`apply1`], [`apply2`] and [`apply3`] put it into candle's graph.
 //! candle's own fused layers have no backward pass and cut the graph without an error, so none is used here.
 //! Work is split into chunks of fixed size and partial sums are added in the order of the chunks: results do not
 //! depend on the number of threads.
@@ -8,11 +9,15 @@
 pub(crate) mod attention;
 pub(crate) mod block;
 pub(crate) mod carry;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
+mod device;
 pub(crate) mod dropout;
 pub(crate) mod embedding;
 pub(crate) mod gemm;
 pub(crate) mod glu;
 pub(crate) mod head;
+mod host_data;
 pub(crate) mod linear;
 pub(crate) mod loss;
 pub(crate) mod memory;
@@ -22,9 +27,14 @@ pub(crate) mod rope;
 pub(crate) mod simd;
 pub(crate) mod sink;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Storage, Tensor, bail,
 };
+
+pub(crate) use device::{DeviceOp, DeviceWeight};
+pub(crate) use host_data::HostData;
 
 /// Rows of a chunk: activations of this many tokens stay in the second-level cache.
 pub(crate) const ROWS: usize = 128;
@@ -51,7 +61,7 @@ impl Arg<'_> {
 }
 
 /// A differentiable operation of `N` operands on slices.
-pub(crate) trait Op<const N: usize>: Send + Sync + 'static {
+pub(crate) trait Op<const N: usize>: DeviceOp<N> + Send + Sync + 'static {
     /// Name in error messages.
     const NAME: &'static str;
 
@@ -116,7 +126,17 @@ impl<T: Op<1>> CustomOp1 for Fused<T> {
         Ok((CpuStorage::F32(values), shape))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.0.device_forward([cuda::Operand::new(s, l)?])
+    }
+
     fn bwd(&self, a: &Tensor, result: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            let [da] = cuda::backward(&self.0, [a], result, grad)?;
+            return Ok(da);
+        }
         let grad = grad.contiguous()?;
         let ((sa, la), (sr, lr), (sg, lg)) =
             (a.storage_and_layout(), result.storage_and_layout(), grad.storage_and_layout());
@@ -142,6 +162,17 @@ impl<T: Op<2>> CustomOp2 for Fused<T> {
         Ok((CpuStorage::F32(values), shape))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.0.device_forward([cuda::Operand::new(s1, l1)?, cuda::Operand::new(s2, l2)?])
+    }
+
     fn bwd(
         &self,
         a: &Tensor,
@@ -149,6 +180,10 @@ impl<T: Op<2>> CustomOp2 for Fused<T> {
         result: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            return Ok(cuda::backward(&self.0, [a, b], result, grad)?.into());
+        }
         let grad = grad.contiguous()?;
         let ((sa, la), (sb, lb)) = (a.storage_and_layout(), b.storage_and_layout());
         let ((sr, lr), (sg, lg)) = (result.storage_and_layout(), grad.storage_and_layout());
@@ -180,6 +215,20 @@ impl<T: Op<3>> CustomOp3 for Fused<T> {
         Ok((CpuStorage::F32(values), shape))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let [a, b, c] = [(s1, l1), (s2, l2), (s3, l3)].map(|(s, l)| cuda::Operand::new(s, l));
+        self.0.device_forward([a?, b?, c?])
+    }
+
     fn bwd(
         &self,
         a: &Tensor,
@@ -188,6 +237,10 @@ impl<T: Op<3>> CustomOp3 for Fused<T> {
         result: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if grad.device().is_cuda() {
+            return Ok(cuda::backward(&self.0, [a, b, c], result, grad)?.into());
+        }
         let grad = grad.contiguous()?;
         let ((sa, la), (sb, lb), (sc, lc)) =
             (a.storage_and_layout(), b.storage_and_layout(), c.storage_and_layout());

@@ -2,13 +2,15 @@
 
 use forge_runtime::math;
 
+use super::HostData;
+
 /// log2(2π): frequencies are in turns, not radians.
 const LOG2_TAU: f32 = 2.651_496_2;
 
 /// Cosines and sines of every position and channel pair, `[positions, d/2]`.
 pub(crate) struct Rope {
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+    cos: HostData<f32>,
+    sin: HostData<f32>,
     half: usize,
 }
 
@@ -25,7 +27,19 @@ impl Rope {
                 sin.push(math::sin_turns(turns));
             }
         }
-        Self { cos, sin, half }
+        Self { cos: cos.into(), sin: sin.into(), half }
+    }
+
+    /// Cosines and sines on a device.
+    ///
+    /// # Errors
+    /// If they cannot be uploaded.
+    #[cfg(feature = "cuda")]
+    pub(super) fn on(
+        &self,
+        device: &candle_core::CudaDevice,
+    ) -> candle_core::Result<(&super::cuda::Uploaded<f32>, &super::cuda::Uploaded<f32>)> {
+        Ok((self.cos.on(device)?, self.sin.on(device)?))
     }
 
     /// `(a, b) → (a cos − b sin, b cos + a sin)` of each pair.
