@@ -148,7 +148,8 @@ impl<'a> Run<'a> {
         weights: &Weights,
         objective: &mut dyn Objective,
     ) -> Result<Self> {
-        let network = Network::new(weights, stage.precision, &env.device)?;
+        let mut network = Network::new(weights, stage.precision, &env.device)?;
+        network.set_products(stage.train.products)?;
         stage.train.check(stage.name, matches!(stage.precision.projections, Projections::Ternary { .. }))?;
         let rule = UpdateRule::new(stage.train, &weights.config);
         let mut run = Self {

@@ -10,6 +10,7 @@ pub(crate) mod ops;
 pub use forward::{Forward, ForwardOptions, Observer};
 pub use network::{Network, Precision, Projections, Tables};
 pub use ops::dropout::Dropout;
+pub use ops::gemm::Products;
 
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ use forge_formats::role::{Role, RoleKind};
 
 use super::forward::{Forward, ForwardOptions, Observer, Pass};
 use super::ops::block::Form;
+use super::ops::gemm::{Multiplier, Products};
 use super::ops::quant::{Blend, Grid, QuantWeight};
 use super::ops::sink::Sink;
 use super::ops::{Arg, DeviceWeight, host};
@@ -64,6 +65,7 @@ pub struct Network {
     precision: Precision,
     straight_through: bool,
     tracked: bool,
+    products: Multiplier,
     sink: Option<Arc<Sink>>,
 }
 
@@ -87,7 +89,17 @@ impl Network {
             vars.insert((role, layer), Var::from_tensor(&tensor)?);
         }
         let device = device.clone();
-        Ok(Self { config, vars, device, precision, straight_through: true, tracked: true, sink: None })
+        let products = Multiplier::default();
+        Ok(Self {
+            config,
+            vars,
+            device,
+            precision,
+            straight_through: true,
+            tracked: true,
+            products,
+            sink: None,
+        })
     }
 
     /// Where the parameters are and the computation happens.
@@ -119,6 +131,21 @@ impl Network {
     /// control that shows what the straight-through estimator contributes.
     pub fn set_straight_through(&mut self, on: bool) {
         self.straight_through = on;
+    }
+
+    /// What the CPU's products multiply from now on; a device has its own way.
+    ///
+    /// # Errors
+    /// If the processor does not have them.
+    pub fn set_products(&mut self, products: Products) -> Result<()> {
+        self.products = if self.device.is_cpu() { products.here()? } else { Multiplier::default() };
+        Ok(())
+    }
+
+    /// Products of the CPU in the emulated instruction's order, which any processor can do.
+    #[cfg(test)]
+    pub(super) fn emulate_bf16(&mut self) {
+        self.products = Multiplier::emulated();
     }
 
     /// A view of the same parameters, later updates included, whose forward passes record no graph.
@@ -234,12 +261,18 @@ impl Network {
         let tensor = self.tensor(role, layer)?;
         #[cfg(feature = "cuda")]
         if tensor.device().is_cuda() {
-            return Ok(Form { quant: None, device: Some(Arc::new(DeviceWeight::new(&tensor, grid)?)) });
+            return Ok(Form {
+                quant: None,
+                device: Some(Arc::new(DeviceWeight::new(&tensor, grid)?)),
+                ..Form::default()
+            });
         }
-        let Some((grid, blend)) = grid else { return Ok(Form::default()) };
+        let Some((grid, blend)) = grid else {
+            return Ok(Form { products: self.products, ..Form::default() });
+        };
         let (storage, layout) = tensor.storage_and_layout();
         let Arg { data, dims } = host(&storage, layout)?;
         let quant = Arc::new(QuantWeight::new(data, dims[1], grid, blend));
-        Ok(Form { quant: Some(quant), device: None })
+        Ok(Form { quant: Some(quant), device: None, products: self.products })
     }
 }

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::attention::Attention;
 use super::dropout::Mask;
+use super::gemm::Multiplier;
 use super::glu::Prologue;
 use super::linear::{Call, Extra, NormLinear};
 use super::quant::QuantWeight;
@@ -37,6 +38,8 @@ pub(crate) struct Form {
     pub(crate) quant: Option<Arc<QuantWeight>>,
     /// The form on a device.
     pub(crate) device: Option<Arc<DeviceWeight>>,
+    /// How the CPU multiplies.
+    pub(crate) products: Multiplier,
 }
 
 impl Parameter {
@@ -90,8 +93,8 @@ pub(crate) struct Kept {
 
 impl Projection {
     fn op(&self, extra: Extra) -> NormLinear {
-        let Form { quant, device } = self.matrix.form.clone();
-        NormLinear { prologue: self.prologue, eps: self.eps, quant, device, extra }
+        let Form { quant, device, products } = self.matrix.form.clone();
+        NormLinear { prologue: self.prologue, eps: self.eps, quant, device, products, extra }
     }
 
     /// Calls `f` with the operation and its operands.
