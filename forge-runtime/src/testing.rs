@@ -75,7 +75,7 @@ pub fn random_tokenizer(vocab: u32, seed: u64) -> Vec<u8> {
             lengths.push(length);
         }
     }
-    TokenizerSpec { specials, merges }.to_bytes().expect("the tokenizer is valid")
+    TokenizerSpec { specials, merges, ..TokenizerSpec::default() }.to_bytes().expect("the tokenizer is valid")
 }
 
 /// A model file with random weights of about the size of trained ones: projections in `codec`, tables in `Int8Row`

@@ -102,12 +102,61 @@ pub struct ModelShape {
     pub mem_layers: Vec<u32>,
 }
 
+impl ModelShape {
+    /// The model's configuration once the tokenizer's size is known.
+    pub fn config(&self, vocab: u32) -> ModelConfig {
+        ModelConfig {
+            vocab,
+            dim: self.dim,
+            layers: self.layers,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            ffn: self.ffn,
+            activation: if self.relu2 { Activation::Relu2 } else { Activation::SwiGlu },
+            window: self.window,
+            rope_log2_theta: 13.287_712,
+            norm_eps: 1e-6,
+            norm_gain: true,
+            tied: true,
+            recursion: self.recursion,
+            halting: self.halting && self.recursion > 1,
+            halt_threshold: self.halt_threshold,
+            mem_dim: self.mem_dim,
+            mem_gate: self.mem_gate,
+            mem_layers: self.mem_layers.iter().filter(|l| **l < 64).fold(0, |bits, l| bits | 1 << l),
+            cache: CacheKind::F32,
+        }
+    }
+}
+
 /// Tokenizer training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenizerConfig {
-    /// Vocabulary, special tokens and bytes included.
+    /// What a token is.
+    pub kind: TokenizerKind,
+    /// Vocabulary of [`TokenizerKind::Bpe`], special tokens and bytes included; the other kinds follow from the text.
     pub vocab: u32,
+}
+
+impl TokenizerConfig {
+    /// A byte-pair encoding of `vocab` tokens.
+    pub fn bpe(vocab: u32) -> Self {
+        Self { kind: TokenizerKind::Bpe, vocab }
+    }
+}
+
+/// What a token of text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenizerKind {
+    /// A byte, or bytes that often occur together (byte-pair encoding).
+    Bpe,
+    /// A byte.
+    Byte,
+    /// A character of the training text; any other is one unknown token.
+    Char,
 }
 
 /// Data preparation.
@@ -256,29 +305,7 @@ pub struct CompressionConfig {
 impl Config {
     /// The model's configuration once the tokenizer's size is known.
     pub fn model_config(&self, vocab: u32) -> ModelConfig {
-        let m = &self.model;
-        ModelConfig {
-            vocab,
-            dim: m.dim,
-            layers: m.layers,
-            heads: m.heads,
-            kv_heads: m.kv_heads,
-            head_dim: m.head_dim,
-            ffn: m.ffn,
-            activation: if m.relu2 { Activation::Relu2 } else { Activation::SwiGlu },
-            window: m.window,
-            rope_log2_theta: 13.287_712,
-            norm_eps: 1e-6,
-            norm_gain: true,
-            tied: true,
-            recursion: m.recursion,
-            halting: m.halting && m.recursion > 1,
-            halt_threshold: m.halt_threshold,
-            mem_dim: m.mem_dim,
-            mem_gate: m.mem_gate,
-            mem_layers: m.mem_layers.iter().filter(|l| **l < 64).fold(0, |bits, l| bits | 1 << l),
-            cache: CacheKind::F32,
-        }
+        self.model.config(vocab)
     }
 
     /// Parameters a phase-1 model may have.

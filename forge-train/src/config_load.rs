@@ -6,6 +6,8 @@
 use std::fs;
 use std::path::Path;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use crate::config::{Config, Preset};
@@ -31,7 +33,7 @@ pub fn load(layers: &Layers<'_>) -> Result<Config> {
     let file = layers.file.map(read_table).transpose()?;
     let named = file.as_ref().and_then(|f| f.get("run")?.get("preset")).map(preset_of).transpose()?;
     let preset = layers.preset.or(named).unwrap_or(Preset::Nano);
-    let mut table = defaults(preset)?;
+    let mut table = to_table(&Config::preset(preset))?;
     if let Some(mut file) = file {
         if let Some(run) = file.get_mut("run").and_then(Value::as_table_mut) {
             run.remove("preset");
@@ -42,6 +44,22 @@ pub fn load(layers: &Layers<'_>) -> Result<Config> {
     apply(table, layers.set)
 }
 
+/// Any configuration: `defaults`, overridden by TOML `text` called `source` in messages, then by assignments.
+///
+/// # Errors
+/// As [`load`].
+pub fn layered<T: Serialize + DeserializeOwned>(
+    defaults: &T,
+    layers: &[(&str, String)],
+    set: &[String],
+) -> Result<T> {
+    let mut table = to_table(defaults)?;
+    for (source, text) in layers {
+        merge(&mut table, parse_table(source, text)?, "", source)?;
+    }
+    apply(table, set)
+}
+
 /// Applies assignments to a configuration.
 ///
 /// # Errors
@@ -50,7 +68,7 @@ pub fn override_with(config: &Config, set: &[String]) -> Result<Config> {
     apply(to_table(config)?, set)
 }
 
-fn apply(mut table: Table, set: &[String]) -> Result<Config> {
+fn apply<T: DeserializeOwned>(mut table: Table, set: &[String]) -> Result<T> {
     for assignment in set {
         let (key, value) = parse_assignment(assignment)?;
         if key == "run.preset" {
@@ -65,7 +83,7 @@ fn apply(mut table: Table, set: &[String]) -> Result<Config> {
 ///
 /// # Errors
 /// [`Error::Io`] when it cannot be read, [`Error::Usage`] when it is not a whole configuration.
-pub fn read(path: &Path) -> Result<Config> {
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     finish(read_table(path)?)
 }
 
@@ -73,7 +91,7 @@ pub fn read(path: &Path) -> Result<Config> {
 ///
 /// # Errors
 /// [`Error::Config`] when a value does not fit TOML, such as a seed above 2⁶³ − 1.
-pub fn to_toml(config: &Config) -> Result<String> {
+pub fn to_toml(config: &impl Serialize) -> Result<String> {
     toml::to_string(config).map_err(|e| Error::Config(format!("the configuration cannot be written: {e}")))
 }
 
@@ -106,28 +124,27 @@ pub fn changed_sections(a: &Config, b: &Config) -> Result<Vec<String>> {
     Ok(a.iter().filter(|(name, value)| b.get(*name) != Some(value)).map(|(name, _)| name.clone()).collect())
 }
 
-fn defaults(preset: Preset) -> Result<Table> {
-    to_table(&Config::preset(preset))
-}
-
 /// By way of text, so that f32 values keep their short decimal form.
-fn to_table(config: &Config) -> Result<Table> {
+fn to_table(config: &impl Serialize) -> Result<Table> {
     to_toml(config)?.parse().map_err(|e| Error::Config(format!("the configuration is not TOML: {e}")))
 }
 
 fn read_table(path: &Path) -> Result<Table> {
     let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+    parse_table(&path.display().to_string(), &text)
+}
+
+fn parse_table(source: &str, text: &str) -> Result<Table> {
     text.parse().map_err(|e: toml::de::Error| {
         let line = e.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
         Error::Usage {
-            what: format!("{}:{line}: {}", path.display(), e.message()),
-            hint: "mend that line; sections and keys are listed by `forge-train pipeline --print-config`"
-                .into(),
+            what: format!("{source}:{line}: {}", e.message()),
+            hint: "mend that line; sections and keys are listed by `--print-config`".into(),
         }
     })
 }
 
-fn finish(table: Table) -> Result<Config> {
+fn finish<T: DeserializeOwned>(table: Table) -> Result<T> {
     table
         .try_into()
         .map_err(|e: toml::de::Error| usage(e.message(), "compare with `config.toml` of a session"))

@@ -136,7 +136,7 @@ mod gpu {
     }
 
     /// Runs `f`; a missing library, which candle's bindings panic about, becomes an error like any other.
-    fn guarded<T>(f: impl Fn() -> candle_core::Result<T> + panic::UnwindSafe) -> Result<T> {
+    fn guarded<T>(f: impl FnOnce() -> candle_core::Result<T> + panic::UnwindSafe) -> Result<T> {
         let hook = panic::take_hook();
         panic::set_hook(Box::new(|_| {}));
         let result = panic::catch_unwind(f);

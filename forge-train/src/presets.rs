@@ -28,7 +28,7 @@ impl Config {
                 device: DeviceChoice::Auto,
             },
             model: nano_model(),
-            tokenizer: TokenizerConfig { vocab: 512 },
+            tokenizer: TokenizerConfig::bpe(512),
             data: DataConfig {
                 max_len: 128,
                 prompt_weight: 0.1,

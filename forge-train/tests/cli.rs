@@ -78,7 +78,7 @@ fn model() -> Vec<u8> {
     let mut specials: Vec<_> = CONTROLS.iter().map(|c| (SpecialKind::Control, (*c).to_owned())).collect();
     specials.push((SpecialKind::Tool, "set_light".into()));
     specials.push((SpecialKind::Slot, "room".into()));
-    let spec = TokenizerSpec { specials, merges: Vec::new() };
+    let spec = TokenizerSpec { specials, ..TokenizerSpec::default() };
     let mut config = Config::preset(Preset::Nano).model_config(256 + spec.specials.len() as u32);
     (config.dim, config.ffn, config.heads, config.kv_heads, config.head_dim) = (16, 16, 2, 1, 8);
     let weights = Weights::init(&config, 5);

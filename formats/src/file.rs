@@ -45,11 +45,12 @@ impl<'a> File<'a> {
             let (section, payload) = layout.next()?.ok_or(Error::Tensor(role.name()))?;
             features |= check_tensor(&section.content, payload, role, layer, shape)?.feature();
         }
+        let tokenizer = layout.take(|c| matches!(c, Content::Tokenizer))?;
+        let tokenizer = TokenizerTable::parse(tokenizer.ok_or(Error::Tokenizer("missing"))?)?;
+        features |= tokenizer.feature();
         if features != header.features {
             return Err(Error::Manifest);
         }
-        let tokenizer = layout.take(|c| matches!(c, Content::Tokenizer))?;
-        let tokenizer = TokenizerTable::parse(tokenizer.ok_or(Error::Tokenizer("missing"))?)?;
         if tokenizer.vocab() != head.config.vocab {
             return Err(Error::Tokenizer("vocabulary differs from the model's"));
         }

@@ -16,8 +16,11 @@ pub const FEATURE_CACHE_INT8: u32 = 1;
 pub const FEATURE_TERNARY_RANS: u32 = 2;
 /// Feature bit: a tensor is coded as [`crate::Codec::TernarySparse`].
 pub const FEATURE_TERNARY_SPARSE: u32 = 4;
+/// Feature bit: the tokenizer has tokens of some bytes only ([`crate::Alphabet`]).
+pub const FEATURE_ALPHABET: u32 = 8;
 /// Feature bits this crate understands; any other set bit is refused.
-pub const FEATURES: u32 = FEATURE_CACHE_INT8 | FEATURE_TERNARY_RANS | FEATURE_TERNARY_SPARSE;
+pub const FEATURES: u32 =
+    FEATURE_CACHE_INT8 | FEATURE_TERNARY_RANS | FEATURE_TERNARY_SPARSE | FEATURE_ALPHABET;
 /// Sections begin at multiples of this.
 pub const ALIGN: usize = 64;
 /// Bytes of the header.

@@ -7,6 +7,7 @@ extern crate alloc;
 #[cfg(feature = "std")]
 extern crate std;
 
+pub mod alphabet;
 pub mod codec;
 pub mod config;
 pub mod error;
@@ -20,6 +21,7 @@ pub mod tools;
 #[cfg(feature = "alloc")]
 pub mod write;
 
+pub use alphabet::Alphabet;
 pub use codec::{Codec, Matrix};
 pub use config::ModelConfig;
 pub use error::{Error, Result};

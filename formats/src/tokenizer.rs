@@ -1,14 +1,17 @@
 //! The tokenizer table: a byte-level byte-pair encoding (Sennrich et al. 2016; bytes as in GPT-2).
 //!
-//! Token ids are special tokens first (`0..S`), then the 256 bytes (`S..S + 256`), then one token a merge in
-//! rank order. The table holds no text of ordinary tokens: a merge says which two earlier tokens it joins.
+//! Token ids are special tokens first (`0..S`), then the bytes (`S..S + B`), then one token a merge in rank order. The
+//! table holds no text of ordinary tokens: a merge says which two earlier tokens it joins. The bytes are all 256, or
+//! those of an [`Alphabet`], so that a small model spends no row on a byte that its text has not.
 
 use core::fmt;
 
 #[cfg(feature = "alloc")]
 use alloc::{string::String, vec::Vec};
 
+use crate::alphabet::Alphabet;
 use crate::error::{Error, Result};
+use crate::header::FEATURE_ALPHABET;
 
 /// Longest token in bytes.
 pub const MAX_TOKEN: usize = 64;
@@ -16,8 +19,12 @@ pub const MAX_TOKEN: usize = 64;
 pub const MAX_SPECIALS: usize = 1024;
 /// Longest name of a special token in bytes.
 pub const MAX_NAME: usize = 64;
-/// Bytes before the merges.
+/// The control token that stands for every byte outside the [`Alphabet`].
+pub const UNKNOWN: &str = "<unk>";
+/// Bytes before the merges, or before the alphabet.
 const FRONT: usize = 8;
+/// Set in the number of special tokens when an alphabet follows the front.
+const WITH_ALPHABET: u16 = 0x8000;
 
 /// What a special token stands for. Text never encodes to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,6 +62,10 @@ impl SpecialKind {
 #[derive(Clone, Copy, PartialEq)]
 pub struct TokenizerTable<'a> {
     specials: u16,
+    /// Tokens of single bytes.
+    bytes: u16,
+    /// Which bytes these are, if not all.
+    alphabet: Option<&'a [u8; 32]>,
     /// Pairs of token ids, four bytes each.
     merges: &'a [[u8; 4]],
     /// Merge ranks in rising order of their pairs.
@@ -65,7 +76,8 @@ pub struct TokenizerTable<'a> {
 
 impl<'a> TokenizerTable<'a> {
     /// Checks a table: exact length, known kinds, names that are UTF-8, 1 to 64 bytes and unique in their kind;
-    /// merges of earlier, ordinary tokens, no pair twice, no token longer than [`MAX_TOKEN`]; the sorted index.
+    /// an alphabet that lacks a byte, has one, and comes with [`UNKNOWN`]; merges of earlier, ordinary tokens, no pair
+    /// twice, no token longer than [`MAX_TOKEN`]; the sorted index.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] saying which part.
@@ -75,6 +87,7 @@ impl<'a> TokenizerTable<'a> {
             return Err(Error::Tokenizer("too many tokens"));
         }
         table.check_specials()?;
+        table.check_alphabet()?;
         table.check_merges()?;
         table.check_order()?;
         Ok(table)
@@ -86,11 +99,17 @@ impl<'a> TokenizerTable<'a> {
         let [s0, s1, m0, m1, n0, n1, n2, n3] = *front;
         let merges = u16::from_le_bytes([m0, m1]) as usize;
         let names_len = u32::from_le_bytes([n0, n1, n2, n3]) as usize;
+        let specials = u16::from_le_bytes([s0, s1]);
+        let (alphabet, rest) = match specials & WITH_ALPHABET {
+            0 => (None, rest),
+            _ => rest.split_first_chunk::<32>().map(|(set, rest)| (Some(set), rest))?,
+        };
         let (pairs, rest) = rest.split_at_checked(merges * 4)?;
         let (order, names) = rest.split_at_checked(merges * 2)?;
-        let specials = u16::from_le_bytes([s0, s1]);
         let (merges, order) = (pairs.as_chunks().0, order.as_chunks().0);
-        (names.len() == names_len).then_some(Self { specials, merges, order, names })
+        let specials = specials & !WITH_ALPHABET;
+        let bytes = alphabet.map_or(256, |set| Alphabet::from_bits(*set).len());
+        (names.len() == names_len).then_some(Self { specials, bytes, alphabet, merges, order, names })
     }
 
     fn check_specials(&self) -> Result<()> {
@@ -110,8 +129,14 @@ impl<'a> TokenizerTable<'a> {
         Ok(())
     }
 
+    /// A full alphabet would be another form of none.
+    fn check_alphabet(&self) -> Result<()> {
+        let partial = (1..256).contains(&self.bytes) && self.special(SpecialKind::Control, UNKNOWN).is_some();
+        if self.alphabet.is_none() || partial { Ok(()) } else { Err(Error::Tokenizer("alphabet")) }
+    }
+
     fn check_merges(&self) -> Result<()> {
-        let first = u32::from(self.specials) + 256;
+        let first = u32::from(self.specials) + u32::from(self.bytes);
         let ordinary = |id: u16, end: u32| id >= self.specials && u32::from(id) < end;
         for (id, pair) in (first..).zip(self.merges) {
             let (left, right) = decode_pair(pair);
@@ -142,7 +167,12 @@ impl<'a> TokenizerTable<'a> {
 
     /// Number of token ids.
     pub fn vocab(&self) -> u32 {
-        u32::from(self.specials) + 256 + self.merges.len() as u32
+        u32::from(self.specials) + u32::from(self.bytes) + self.merges.len() as u32
+    }
+
+    /// The feature bit of a file with this table; 0 when all versions can read it.
+    pub fn feature(&self) -> u32 {
+        if self.alphabet.is_some() { FEATURE_ALPHABET } else { 0 }
     }
 
     /// Number of special tokens, whose ids come first.
@@ -165,17 +195,39 @@ impl<'a> TokenizerTable<'a> {
         self.specials().nth(id as usize)
     }
 
-    /// Id of the token of a single byte.
+    /// The bytes there are tokens of.
+    pub fn alphabet(&self) -> Alphabet {
+        self.alphabet.map_or(Alphabet::ALL, |set| Alphabet::from_bits(*set))
+    }
+
+    /// Id of the token of a single byte; of [`UNKNOWN`] when the alphabet lacks it.
     #[inline]
     pub fn byte_id(&self, byte: u8) -> u16 {
-        // At most MAX_SPECIALS + 255.
-        self.specials.wrapping_add(u16::from(byte))
+        let rank = match self.alphabet {
+            None => Some(u16::from(byte)),
+            Some(set) => Alphabet::from_bits(*set).rank(byte),
+        };
+        match rank {
+            // At most MAX_SPECIALS + 255.
+            Some(rank) => self.specials.wrapping_add(rank),
+            None => self.special(SpecialKind::Control, UNKNOWN).unwrap_or(0),
+        }
+    }
+
+    /// The byte a token stands for; `None` for specials, merges and ids past the vocabulary.
+    #[inline]
+    pub fn byte_at(&self, id: u16) -> Option<u8> {
+        let rank = id.checked_sub(self.specials)?;
+        match self.alphabet {
+            None => u8::try_from(rank).ok(),
+            Some(set) => Alphabet::from_bits(*set).at(rank),
+        }
     }
 
     /// The pair a merged token joins; `None` for specials, bytes and ids past the vocabulary.
     #[inline]
     pub fn merge(&self, id: u16) -> Option<(u16, u16)> {
-        self.pair(id.checked_sub(self.specials)?.checked_sub(256)?)
+        self.pair(id.checked_sub(self.specials)?.checked_sub(self.bytes)?)
     }
 
     /// Id of the token that joins `left` and `right`; a lower id is a lower rank, which is merged first.
@@ -183,7 +235,7 @@ impl<'a> TokenizerTable<'a> {
         let pair_of = |rank: &[u8; 2]| self.pair(u16::from_le_bytes(*rank)).unwrap_or((0, 0));
         let at = self.order.binary_search_by(|rank| pair_of(rank).cmp(&(left, right))).ok()?;
         let rank = u16::from_le_bytes(*self.order.get(at)?);
-        rank.checked_add(256)?.checked_add(self.specials)
+        rank.checked_add(self.bytes)?.checked_add(self.specials)
     }
 
     /// The bytes of an ordinary token; `None` for specials and ids past the vocabulary.
@@ -198,7 +250,7 @@ impl<'a> TokenizerTable<'a> {
                 next = left;
                 continue;
             }
-            *buffer.get_mut(len)? = u8::try_from(next.checked_sub(self.specials)?).ok()?;
+            *buffer.get_mut(len)? = self.byte_at(next)?;
             len += 1;
             if depth == 0 {
                 return buffer.get(..len);
@@ -218,6 +270,7 @@ impl<'a> TokenizerTable<'a> {
     pub fn to_spec(self) -> TokenizerSpec {
         TokenizerSpec {
             specials: self.specials().map(|(kind, name)| (kind, String::from(name))).collect(),
+            alphabet: self.alphabet(),
             merges: self.merges.iter().map(decode_pair).collect(),
         }
     }
@@ -265,7 +318,9 @@ impl<'a> Iterator for Specials<'a> {
 pub struct TokenizerSpec {
     /// Special tokens in id order.
     pub specials: Vec<(SpecialKind, String)>,
-    /// Pairs of token ids in rank order; the token of merge `i` has id `specials.len() + 256 + i`.
+    /// Bytes with a token of their own. Without all of them, [`UNKNOWN`] must be among the control tokens.
+    pub alphabet: Alphabet,
+    /// Pairs of token ids in rank order; the token of merge `i` has id `specials.len() + alphabet.len() + i`.
     pub merges: Vec<(u16, u16)>,
 }
 
@@ -276,8 +331,11 @@ impl TokenizerSpec {
     /// # Errors
     /// Whatever [`TokenizerTable::parse`] finds wrong with them.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let specials = u16::try_from(self.specials.len()).map_err(|_| Error::Tokenizer("too many tokens"))?;
-        let merges = u16::try_from(self.merges.len()).map_err(|_| Error::Tokenizer("too many tokens"))?;
+        let too_many = Error::Tokenizer("too many tokens");
+        let specials = u16::try_from(self.specials.len()).ok().filter(|n| usize::from(*n) <= MAX_SPECIALS);
+        let specials = specials.ok_or(too_many)?;
+        let partial = self.alphabet != Alphabet::ALL;
+        let merges = u16::try_from(self.merges.len()).map_err(|_| too_many)?;
         let mut names = Vec::new();
         for (kind, name) in &self.specials {
             names.push(kind.code());
@@ -287,9 +345,12 @@ impl TokenizerSpec {
         let mut order: Vec<((u16, u16), u16)> = self.merges.iter().copied().zip(0..merges).collect();
         order.sort_unstable();
         let mut out = Vec::new();
-        out.extend(specials.to_le_bytes());
+        out.extend((specials | if partial { WITH_ALPHABET } else { 0 }).to_le_bytes());
         out.extend(merges.to_le_bytes());
         out.extend((names.len() as u32).to_le_bytes());
+        if partial {
+            out.extend(self.alphabet.bits());
+        }
         out.extend(self.merges.iter().flat_map(|(l, r)| [l.to_le_bytes(), r.to_le_bytes()]).flatten());
         out.extend(order.iter().flat_map(|(_, rank)| rank.to_le_bytes()));
         out.extend(names);

@@ -13,6 +13,7 @@ use crate::file::File;
 use crate::header::{ALIGN, FEATURE_CACHE_INT8, Header, MINOR, align_up, crc32};
 use crate::manifest::{Content, Head, RECORD_MAX, Section};
 use crate::role::Role;
+use crate::tokenizer::TokenizerTable;
 use crate::tools;
 
 /// Collects the parts of a file, in any order.
@@ -137,7 +138,9 @@ impl Writer {
             CacheKind::F32 => 0,
             CacheKind::Int8 => FEATURE_CACHE_INT8,
         };
-        self.tensors.values().fold(cache, |features, (codec, _)| features | codec.feature())
+        // A table that cannot be parsed is refused with the file.
+        let tokenizer = TokenizerTable::parse(&self.tokenizer).map_or(0, |table| table.feature());
+        self.tensors.values().fold(cache | tokenizer, |features, (codec, _)| features | codec.feature())
     }
 
     /// Places the sections in file order.

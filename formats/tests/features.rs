@@ -2,13 +2,15 @@
 
 mod common;
 
-use common::{Raw, model, newer, patch_header, plain_config};
+use common::{Raw, model, newer, patch_header, plain_config, spec};
 use forge_formats::config::CacheKind;
 use forge_formats::header::{
-    FEATURE_CACHE_INT8, FEATURE_TERNARY_RANS, FEATURE_TERNARY_SPARSE, FEATURES, crc32, crc32_by_table,
+    FEATURE_ALPHABET, FEATURE_CACHE_INT8, FEATURE_TERNARY_RANS, FEATURE_TERNARY_SPARSE, FEATURES, crc32,
+    crc32_by_table,
 };
+use forge_formats::tokenizer::{SpecialKind, UNKNOWN};
 use forge_formats::write::Writer;
-use forge_formats::{Error, File, ModelConfig};
+use forge_formats::{Alphabet, Error, File, ModelConfig};
 
 fn refusal(bytes: &[u8]) -> Error {
     File::parse(bytes).expect_err("the fault must be refused")
@@ -36,7 +38,7 @@ fn features_are_those_that_are_used() {
     let bytes = newer().finish().unwrap();
     let file = File::parse(&bytes).unwrap();
     file.verify().unwrap();
-    assert_eq!((file.header().minor, file.header().features), (1, FEATURES));
+    assert_eq!((file.header().minor, file.header().features), (1, FEATURES & !FEATURE_ALPHABET));
     assert_eq!(Writer::from_file(&file).finish().unwrap(), bytes);
     for bit in [FEATURE_TERNARY_RANS, FEATURE_TERNARY_SPARSE] {
         let mut raw = Raw::new(&bytes);
@@ -48,6 +50,28 @@ fn features_are_those_that_are_used() {
         raw.features = 0;
         assert!(File::parse(&raw.bytes()).is_ok());
     }
+}
+
+#[test]
+fn a_reduced_alphabet_is_a_feature() {
+    let mut spec = spec();
+    spec.specials.push((SpecialKind::Control, UNKNOWN.into()));
+    (spec.alphabet, spec.merges) = (Alphabet::of(*b"timer"), Vec::new());
+    let vocab = spec.specials.len() as u32 + 5;
+    let table = spec.to_bytes().unwrap();
+    let writer = model(&ModelConfig { vocab, ..plain_config() }).tokenizer(table);
+    let bytes = writer.finish().unwrap();
+    let file = File::parse(&bytes).unwrap();
+    file.verify().unwrap();
+    assert_eq!((file.header().minor, file.header().features), (1, FEATURE_ALPHABET));
+    assert_eq!(file.tokenizer().to_spec(), spec);
+    assert_eq!(Writer::from_file(&file).finish().unwrap(), bytes);
+    let mut raw = Raw::new(&bytes);
+    raw.features = 0;
+    assert_eq!(refusal(&raw.bytes()), Error::Manifest, "used, but not said");
+    let mut raw = Raw::new(&model(&plain_config()).finish().unwrap());
+    (raw.minor, raw.features) = (1, FEATURE_ALPHABET);
+    assert_eq!(refusal(&raw.bytes()), Error::Manifest, "said, but not used");
 }
 
 /// Version 1.0 knew no feature: what it does with this file is what this reader does with every bit it does not know,

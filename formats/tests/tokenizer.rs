@@ -4,7 +4,7 @@ mod common;
 
 use common::spec;
 use forge_formats::tokenizer::{MAX_SPECIALS, MAX_TOKEN, SpecialKind, TokenizerSpec, TokenizerTable};
-use forge_formats::{Error, pretokens};
+use forge_formats::{Alphabet, Error, pretokens};
 use proptest::prelude::*;
 
 #[test]
@@ -40,7 +40,7 @@ fn lookups() {
 fn worked_bytes() {
     let specials = vec![(SpecialKind::Control, "<s>".to_string())];
     // "b" + "a" comes first, then "a" + "b": the sorted index turns them round.
-    let spec = TokenizerSpec { specials, merges: vec![(99, 98), (98, 99)] };
+    let spec = TokenizerSpec { specials, merges: vec![(99, 98), (98, 99)], ..TokenizerSpec::default() };
     let expected = [
         &[1, 0, 2, 0, 5, 0, 0, 0][..],
         &[99, 0, 98, 0, 98, 0, 99, 0],
@@ -70,13 +70,14 @@ fn faulty_specs_are_refused() {
     assert_eq!(refusal(|s| s.specials[1].1 = "x".repeat(256)), Error::Tokenizer("special token"));
     let tools = |n: usize| TokenizerSpec {
         specials: (0..n).map(|i| (SpecialKind::Tool, format!("{i}"))).collect(),
-        merges: Vec::new(),
+        ..TokenizerSpec::default()
     };
     assert!(tools(MAX_SPECIALS).to_bytes().is_ok());
     assert_eq!(tools(MAX_SPECIALS + 1).to_bytes(), Err(Error::Tokenizer("too many tokens")));
     assert_eq!(tools(70_000).to_bytes(), Err(Error::Tokenizer("too many tokens")));
     let pairs = (0..=255u16).flat_map(|l| (0..=255).map(move |r| (l, r)));
-    let merges = |n: usize| TokenizerSpec { specials: Vec::new(), merges: pairs.clone().take(n).collect() };
+    let merges =
+        |n: usize| TokenizerSpec { merges: pairs.clone().take(n).collect(), ..TokenizerSpec::default() };
     assert_eq!(TokenizerTable::parse(&merges(65_280).to_bytes().unwrap()).unwrap().vocab(), 65_536);
     assert_eq!(merges(65_281).to_bytes(), Err(Error::Tokenizer("too many tokens")));
 }
@@ -85,16 +86,16 @@ fn faulty_specs_are_refused() {
 #[test]
 fn tokens_may_be_64_bytes_long_and_no_longer() {
     let doubling = |n: u16| TokenizerSpec {
-        specials: Vec::new(),
         merges: (0..n).map(|i| if i == 0 { (97, 97) } else { (255 + i, 255 + i) }).collect(),
+        ..TokenizerSpec::default()
     };
     let left = |n: u16| TokenizerSpec {
-        specials: Vec::new(),
         merges: (0..n).map(|i| if i == 0 { (97, 98) } else { (255 + i, 98) }).collect(),
+        ..TokenizerSpec::default()
     };
     let right = |n: u16| TokenizerSpec {
-        specials: Vec::new(),
         merges: (0..n).map(|i| if i == 0 { (97, 98) } else { (97, 255 + i) }).collect(),
+        ..TokenizerSpec::default()
     };
     for (spec, longest) in [(doubling(6), 261), (left(63), 318), (right(63), 318)] {
         let bytes = spec.to_bytes().unwrap();
@@ -127,6 +128,53 @@ fn damaged_tables_are_refused() {
     assert_eq!(patched(names + 2, 0xFF), Error::Tokenizer("special token"));
     // One special fewer than there are names.
     assert_eq!(patched(0, 8), Error::Tokenizer("special token"));
+}
+
+/// A table of five letters and one merge of the last two.
+fn reduced() -> TokenizerSpec {
+    let specials = ["<s>", "<unk>"].map(|name| (SpecialKind::Control, name.to_string())).to_vec();
+    TokenizerSpec { specials, alphabet: Alphabet::of(*b"Hello"), merges: vec![(5, 5)] }
+}
+
+#[test]
+fn a_table_may_have_tokens_of_some_bytes_only() {
+    let bytes = reduced().to_bytes().unwrap();
+    let table = TokenizerTable::parse(&bytes).unwrap();
+    assert_eq!((table.vocab(), table.alphabet()), (2 + 4 + 1, Alphabet::of(*b"Hello")));
+    assert_eq!(b"Helo".map(|b| table.byte_id(b)), [2, 3, 4, 5]);
+    assert_eq!(table.byte_id(b'x'), 1, "the unknown token");
+    assert_eq!([1, 2, 5, 6].map(|id| table.byte_at(id)), [None, Some(b'H'), Some(b'o'), None]);
+    assert_eq!((table.merge(6), table.find_merge(5, 5)), (Some((5, 5)), Some(6)));
+    assert_eq!(table.token_bytes(6, &mut [0; MAX_TOKEN]), Some(&b"oo"[..]));
+    assert_eq!(table.to_spec(), reduced());
+    // `docs/format.md`, section 6: the top bit of the number of specials, and 32 bytes behind the front.
+    assert_eq!(bytes[..8], [2, 0x80, 1, 0, 12, 0, 0, 0]);
+    let set: Vec<usize> = (0..256).filter(|b| bytes[8 + b / 8] >> (b % 8) & 1 == 1).collect();
+    assert_eq!(set, b"Helo".map(usize::from));
+}
+
+#[test]
+fn faulty_alphabets_are_refused() {
+    let refusal = |change: &dyn Fn(&mut TokenizerSpec)| {
+        let mut spec = reduced();
+        change(&mut spec);
+        spec.to_bytes().unwrap_err()
+    };
+    let alphabet = Error::Tokenizer("alphabet");
+    assert_eq!(
+        refusal(&|s| s.specials[1].1 = "<other>".into()),
+        alphabet,
+        "nothing to write other bytes with"
+    );
+    assert_eq!(refusal(&|s| s.specials[1].0 = SpecialKind::Tool), alphabet);
+    assert_eq!(refusal(&|s| (s.alphabet, s.merges) = (Alphabet::of([]), Vec::new())), alphabet);
+    assert_eq!(refusal(&|s| s.merges[0].1 = 6), Error::Tokenizer("merge of a later or special token"));
+    // All bytes are said by leaving the alphabet out, and by nothing else.
+    let mut full = reduced().to_bytes().unwrap();
+    full[8..40].fill(0xFF);
+    assert_eq!(TokenizerTable::parse(&full), Err(alphabet));
+    let good = reduced().to_bytes().unwrap();
+    assert!((0..good.len()).all(|len| TokenizerTable::parse(&good[..len]).is_err()));
 }
 
 #[test]
@@ -188,7 +236,7 @@ proptest! {
                 merges.push(pair);
             }
         }
-        let spec = TokenizerSpec { specials: Vec::new(), merges };
+        let spec = TokenizerSpec { merges, ..TokenizerSpec::default() };
         let bytes = spec.to_bytes().unwrap();
         let table = TokenizerTable::parse(&bytes).unwrap();
         prop_assert_eq!(table.to_spec(), spec.clone());

@@ -15,7 +15,7 @@ fn tokenizer() -> Vec<u8> {
     let kinds =
         [SpecialKind::Control; 1].into_iter().chain([SpecialKind::Tool; 3]).chain([SpecialKind::Slot; 4]);
     let specials = kinds.enumerate().map(|(id, kind)| (kind, format!("n{id}"))).collect();
-    TokenizerSpec { specials, merges: Vec::new() }.to_bytes().unwrap()
+    TokenizerSpec { specials, ..TokenizerSpec::default() }.to_bytes().unwrap()
 }
 
 fn slot(token: u16, value: ValueSpec) -> SlotSpec {

@@ -158,7 +158,7 @@ fn write(input: &mut Input<'_>) -> Vec<u8> {
     let first = specials.len() as u16;
     // Each of these joins a byte and the next.
     let merges = (0..input.below(4) as u16).map(|i| (first + 3 * i, first + 3 * i + 1)).collect();
-    let tokenizer = TokenizerSpec { specials, merges };
+    let tokenizer = TokenizerSpec { specials, merges, ..TokenizerSpec::default() };
     let vocab = tokenizer.specials.len() + 256 + tokenizer.merges.len();
     let config = config(input, vocab as u32);
     let mut writer = Writer::new(config.clone());

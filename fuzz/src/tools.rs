@@ -36,7 +36,7 @@ fn tokenizer() -> Vec<u8> {
         (265, byte(b'f')),
         (byte(b'1'), byte(b'2')),
     ];
-    TokenizerSpec { specials, merges }.to_bytes().expect("a valid table")
+    TokenizerSpec { specials, merges, ..TokenizerSpec::default() }.to_bytes().expect("a valid table")
 }
 
 /// Parses a table, raw or put together from the input, and uses it. Serves P1.

@@ -1,6 +1,7 @@
 //! Comparisons with other runtimes and trainers, on random models of the same shapes.
 
 mod contestant;
+mod device;
 mod gguf;
 mod inference;
 mod install;
@@ -27,6 +28,8 @@ pub(crate) enum Compare {
     Load(load::Options),
     /// Tokens a second of training steps, beside PyTorch
     Training(training::Options),
+    /// Tokens a second of training on a GPU
+    Device(device::Options),
 }
 
 impl Compare {
@@ -39,6 +42,7 @@ impl Compare {
             Self::Inference(options) => inference::run(options),
             Self::Load(options) => load::run(options),
             Self::Training(options) => training::run(options),
+            Self::Device(options) => device::run(options),
         }
     }
 }

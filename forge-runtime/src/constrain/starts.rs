@@ -36,7 +36,7 @@ impl Starts {
         while let Some((left, _)) = table.merge(first) {
             first = left;
         }
-        let byte = first.checked_sub(table.special_count()).map(usize::from);
+        let byte = table.byte_at(first).map(usize::from);
         byte.and_then(|b| Some(self.0.get(b / 64)? >> (b % 64) & 1 == 1)).unwrap_or(false)
     }
 }

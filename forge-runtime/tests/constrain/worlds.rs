@@ -25,7 +25,7 @@ impl World {
         let specials = specials(tools, slots);
         let first = specials.len() as u16;
         let merges = merges(first, noise);
-        let tokenizer = TokenizerSpec { specials, merges }.to_bytes().unwrap();
+        let tokenizer = TokenizerSpec { specials, merges, ..TokenizerSpec::default() }.to_bytes().unwrap();
         let table = TokenizerTable::parse(&tokenizer).unwrap();
         let tool = |at| first - tools - slots + at;
         let slot = |at| first - slots + at;
@@ -53,7 +53,8 @@ impl World {
             pairs.push((id(left), id(right)));
             known.push([left.as_bytes(), right.as_bytes()].concat());
         }
-        let tokenizer = TokenizerSpec { specials, merges: pairs }.to_bytes().unwrap();
+        let tokenizer =
+            TokenizerSpec { specials, merges: pairs, ..TokenizerSpec::default() }.to_bytes().unwrap();
         let table = TokenizerTable::parse(&tokenizer).unwrap();
         let (tool, slot) = (first - (slots + tools.len()) as u16, first - slots as u16);
         let spec = |(at, (required, repeatable, value)): (u16, &(bool, bool, ValueSpec))| SlotSpec {

@@ -20,6 +20,7 @@ const EXAMPLES: &str = "\
 Examples:
   forge-train pipeline                                   train on built-in data; minutes on two cores
   forge-train pipeline --data train.jsonl --plan         what a run would do, with nothing done
+  forge-train train --recipe char-cpu --corpus text.txt  one training run by a recipe
   forge-train run model.forge \"dim the bedroom lights to 20\"
   forge-train eval model.forge --data test.jsonl --json
   forge-train inspect model.forge --tensors

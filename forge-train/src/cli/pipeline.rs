@@ -223,7 +223,7 @@ fn resume_command(args: &Args, id: &str) -> String {
 }
 
 /// A word as a shell takes it.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     match !word.is_empty() && word.chars().all(plain) {
         true => word.to_owned(),
@@ -232,7 +232,7 @@ fn quoted(word: &str) -> String {
 }
 
 /// The first signal asks the run to save and stop, the second ends it at once; files are whole either way.
-fn watch_signals(stop: &StopFlag) -> Result<()> {
+pub(super) fn watch_signals(stop: &StopFlag) -> Result<()> {
     let stop = stop.clone();
     ctrlc::set_handler(move || {
         if stop.request() {

@@ -24,7 +24,7 @@ fn complaint(result: Result<Config>) -> (String, String) {
 fn presets_survive_toml() {
     for preset in [Preset::Nano, Preset::Tiny, Preset::M25] {
         let config = Config::preset(preset);
-        assert_eq!(finish(to_table(&config).unwrap()).unwrap(), config);
+        assert_eq!(finish::<Config>(to_table(&config).unwrap()).unwrap(), config);
         assert_eq!(parse_preset(preset_name(preset)), Ok(preset));
         assert_eq!(load(&Layers { preset: Some(preset), ..Layers::default() }).unwrap(), config);
     }

@@ -118,12 +118,22 @@ impl Dataset {
     pub fn texts(&self) -> impl Iterator<Item = String> + '_ {
         let mut seen = HashSet::new();
         let has_tools = !self.tools.is_empty();
-        let kept = move |(i, e): &(usize, &Example)| {
-            let excerpt = self.corpus.is_some() && e.is_plain();
-            !excerpt && (!has_tools || e.slice == Slice::Tool || i % 4 == 0)
-        };
-        let examples = self.train.iter().enumerate().filter(kept).flat_map(|(_, e)| texts_of(e));
-        examples.chain(self.corpus.iter().cloned()).filter(move |text| seen.insert(text.clone()))
+        let kept = move |(i, e): &(usize, &Example)| !has_tools || e.slice == Slice::Tool || i % 4 == 0;
+        self.texts_where(kept).filter(move |text| seen.insert(text.clone()))
+    }
+
+    /// Every text of the training split, as often as it occurs.
+    pub fn all_texts(&self) -> impl Iterator<Item = String> + '_ {
+        self.texts_where(|_| true)
+    }
+
+    fn texts_where<'a>(
+        &'a self,
+        kept: impl Fn(&(usize, &Example)) -> bool + 'a,
+    ) -> impl Iterator<Item = String> + 'a {
+        let excerpt = |example: &Example| self.corpus.is_some() && example.is_plain();
+        let examples = self.train.iter().enumerate().filter(move |(_, e)| !excerpt(e)).filter(kept);
+        examples.flat_map(|(_, e)| texts_of(e)).chain(self.corpus.iter().cloned())
     }
 
     /// The special tokens the data needs beyond the controls: tools and their slots, sorted by name.

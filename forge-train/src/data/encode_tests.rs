@@ -7,7 +7,7 @@ fn data() -> Dataset {
 }
 
 fn tokenizer(data: &Dataset) -> Tokenizer {
-    Tokenizer::for_dataset(data, 400).unwrap()
+    Tokenizer::for_dataset(data, &crate::config::TokenizerConfig::bpe(400)).unwrap()
 }
 
 fn plain(text: &str) -> Example {

@@ -84,6 +84,19 @@ fn acknowledgement(call: &Example) -> Example {
     Example { system: None, completion: Completion::Text(reply), ..call.clone() }
 }
 
+/// The text of a file.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be read, [`Error::Data`] naming the line that is not UTF-8.
+pub fn text(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    String::from_utf8(bytes).map_err(|e| {
+        let valid = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = valid.split(|b| *b == b'\n').count();
+        Error::Data { path: path.into(), line, what: "not UTF-8 text; expected plain text".into() }
+    })
+}
+
 /// The data set of a text file: the first 90 % of its bytes to train on in windows, the rest to validate on, cut
 /// into excerpts of at most `excerpt` bytes at paragraph or line ends where there are any. The training text is
 /// also there as excerpts, for calibration.
@@ -91,12 +104,8 @@ fn acknowledgement(call: &Example) -> Example {
 /// # Errors
 /// [`Error::Io`] when the file cannot be read, [`Error::Data`] when it is not UTF-8 or too short to split.
 pub fn corpus(path: &Path, excerpt: usize) -> Result<Dataset> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let text = text(path)?;
     let wrong = |line: usize, what: &str| Error::Data { path: path.into(), line, what: what.into() };
-    let text = std::str::from_utf8(&bytes).map_err(|e| {
-        let line = bytes[..e.valid_up_to()].split(|b| *b == b'\n').count();
-        wrong(line, "not UTF-8 text; expected plain text")
-    })?;
     let mut cut = text.len() / 10 * 9;
     while !text.is_char_boundary(cut) {
         cut += 1;

@@ -6,17 +6,21 @@
 
 pub mod augment;
 pub mod batch;
+pub mod blocks;
 pub mod builtin;
 mod dataset;
 pub mod encode;
 pub mod export;
 mod jsonl;
 pub mod load;
+pub mod permutation;
 pub mod schema;
+pub mod source;
 
 pub use dataset::{Dataset, Split, System};
 pub use encode::Sequence;
 pub use schema::{SlotSchema, ToolSchema};
+pub use source::BatchSource;
 
 /// System text under which a tool prompt is answered with a call.
 pub const TOOL_SYSTEM: &str = "use tools";

@@ -68,7 +68,12 @@ fn the_table_of_a_file_says_the_same() {
     let names = |kind, names: &[&str]| names.iter().map(|n| (kind, n.to_string())).collect::<Vec<_>>();
     let controls = names(SpecialKind::Control, &crate::tokenizer::CONTROLS);
     let own = [names(SpecialKind::Tool, &["t"]), names(SpecialKind::Slot, &["n", "s"])].concat();
-    let tokenizer = Tokenizer::train(["a"].iter(), [controls.clone(), own].concat(), 280).unwrap();
+    let tokenizer = Tokenizer::train(
+        ["a"].iter(),
+        [controls.clone(), own].concat(),
+        &crate::config::TokenizerConfig::bpe(280),
+    )
+    .unwrap();
     let bytes = to_bytes(&schema, &tokenizer).unwrap().unwrap();
     let table = tools::ToolTable::parse(&bytes, &tokenizer.runtime().table()).unwrap();
     let slots: Vec<_> = table.tool(tokenizer.tool("t").unwrap()).unwrap().slots().collect();
@@ -78,6 +83,6 @@ fn the_table_of_a_file_says_the_same() {
     );
     assert!(slots.iter().all(|s| s.required && !s.repeatable));
     assert_eq!(to_bytes(&[], &tokenizer).unwrap(), None);
-    let bare = Tokenizer::train(["a"].iter(), controls, 270).unwrap();
+    let bare = Tokenizer::train(["a"].iter(), controls, &crate::config::TokenizerConfig::bpe(270)).unwrap();
     assert!(matches!(to_bytes(&schema, &bare), Err(Error::Usage { .. })), "a tool without a token");
 }

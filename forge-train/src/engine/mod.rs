@@ -5,7 +5,11 @@ pub mod emit;
 pub mod environment;
 pub mod mixture;
 pub mod objective;
+pub mod prefetch;
 pub mod shards;
 pub mod split;
 pub mod trainer;
 pub mod update;
+
+#[cfg(test)]
+mod device_tests;

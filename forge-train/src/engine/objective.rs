@@ -6,6 +6,8 @@ use candle_core::{Device, Tensor};
 
 use crate::config::{CognateConfig, DataConfig};
 use crate::data::batch::{Batch, Batcher};
+use crate::data::source::BatchSource;
+use crate::engine::prefetch::Prefetch;
 use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard};
 use crate::error::{Error, Result};
@@ -21,7 +23,7 @@ pub fn batch_ids(batch: &Batch) -> Result<Tensor> {
 
 /// Next-token cross-entropy at every recursion (deep supervision) plus the halting head's target.
 pub struct LanguageModel {
-    batcher: Batcher,
+    source: Prefetch,
     supervision: Supervision,
     halts: bool,
     /// Rate and seed.
@@ -29,22 +31,30 @@ pub struct LanguageModel {
 }
 
 /// How the loss of a batch is put together.
-#[derive(Clone)]
-struct Supervision {
-    recursions: Vec<f32>,
-    halt_weight: f32,
-    halt_margin: f32,
+#[derive(Clone, Debug, PartialEq)]
+pub struct Supervision {
+    /// Weight of each recursion's loss, last entry for the last; shorter lists are padded at the front.
+    pub recursions: Vec<f32>,
+    /// Weight of the halting head's binary cross-entropy.
+    pub halt_weight: f32,
+    /// A recursion counts as useful when it lowers the token's loss by more than this (nats).
+    pub halt_margin: f32,
 }
 
 impl LanguageModel {
-    /// Trains on `batcher`'s batches with the supervision of phase 1's configuration.
-    pub fn new(batcher: Batcher, cognate: &CognateConfig) -> Self {
+    /// Trains on the batches of `source` with the supervision of phase 1's configuration.
+    pub fn new(source: Arc<dyn BatchSource>, cognate: &CognateConfig) -> Self {
         let supervision = Supervision {
             recursions: cognate.supervision.clone(),
             halt_weight: cognate.halt_weight,
             halt_margin: cognate.halt_margin,
         };
-        Self { batcher, supervision, halts: true, dropout: None }
+        Self::supervised(source, supervision)
+    }
+
+    /// Trains on the batches of `source`.
+    pub fn supervised(source: Arc<dyn BatchSource>, supervision: Supervision) -> Self {
+        Self { source: Prefetch::new(source), supervision, halts: true, dropout: None }
     }
 
     /// Runs every recursion of every token: for the first stage, in which later recursions have yet to become
@@ -73,8 +83,8 @@ impl LanguageModel {
     }
 
     /// Replaces the batches, keeping everything else.
-    pub fn set_batcher(&mut self, batcher: Batcher) {
-        self.batcher = batcher;
+    pub fn set_source(&mut self, source: Arc<dyn BatchSource>) {
+        self.source = Prefetch::new(source);
     }
 
     /// The loss of step `step` in one piece.
@@ -82,7 +92,7 @@ impl LanguageModel {
     /// # Errors
     /// If a tensor operation fails.
     pub fn loss(&self, network: &Network, step: u64) -> Result<Tensor> {
-        let batch = self.batcher.batch(step);
+        let batch = self.source.batch(step);
         self.supervision.loss(network, &batch, self.options(network, step, 0))
     }
 }
@@ -91,7 +101,7 @@ impl Objective for LanguageModel {
     fn shards(&mut self, network: &Network, step: u64, split: Split) -> Result<Vec<Shard<'_>>> {
         let supervision = &self.supervision;
         Ok(split
-            .deal(&self.batcher.batch(step))
+            .deal(&self.source.batch(step))
             .into_iter()
             .zip(0..)
             .map(|(batch, part)| {
@@ -176,7 +186,7 @@ impl Objective for Distillation {
         let (supervision, teacher, weight) = (&self.data.supervision, &self.teacher, self.weight);
         let telling = ForwardOptions { halting: teacher.config().halting, ..Default::default() };
         Ok(split
-            .deal(&self.data.batcher.batch(step))
+            .deal(&self.data.source.batch(step))
             .into_iter()
             .zip(0..)
             .map(|(batch, part)| {
@@ -196,15 +206,15 @@ impl Objective for Distillation {
     }
 }
 
-/// A batcher over sequences with the sizes of the configuration.
+/// Batches of sequences with the sizes of the configuration.
 pub fn batcher(
     sequences: Arc<Vec<crate::data::Sequence>>,
     batch_tokens: usize,
     data: &DataConfig,
     seed: u64,
     label: &str,
-) -> Batcher {
-    Batcher::new(sequences, batch_tokens, data.max_len, seed, label)
+) -> Arc<dyn BatchSource> {
+    Arc::new(Batcher::new(sequences, batch_tokens, data.max_len, seed, label))
 }
 
 #[cfg(test)]

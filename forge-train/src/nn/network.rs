@@ -8,11 +8,12 @@ use forge_formats::config::ModelConfig;
 use forge_formats::role::{Role, RoleKind};
 
 use super::forward::{Forward, ForwardOptions, Observer, Pass};
-use super::ops::block::Form;
+#[cfg(feature = "cuda")]
+use super::ops::DeviceWeight;
 use super::ops::gemm::{Multiplier, Products};
 use super::ops::quant::{Blend, Grid, QuantWeight};
 use super::ops::sink::Sink;
-use super::ops::{Arg, DeviceWeight, host};
+use super::ops::{Arg, Form, host};
 use crate::error::{Error, Result};
 use crate::optim::Gradients;
 use crate::weights::{Key, Matrix, Weights};
@@ -154,7 +155,7 @@ impl Network {
     }
 
     /// A view of the same parameters for one loss and its backward pass, by [`Network::gradients`]. On the CPU whole
-    /// blocks then run as one operation, and what they give as gradients of parameters bypasses candle's graph.
+    /// blocks run as one operation, and what they give as gradients of parameters bypasses candle's graph.
     pub fn for_backward(&self) -> Self {
         Self { sink: self.device.is_cpu().then(Arc::default), ..self.clone() }
     }
@@ -254,6 +255,7 @@ impl Network {
                 Some((Grid::Ternary, lambda))
             }
             (RoleKind::Table, Precision { tables: Tables::Int8, .. }) => Some((Grid::Int8, 1.0)),
+            (RoleKind::Vector, _) => return Ok(Form::default()),
             _ => None,
         };
         let straight_through = self.straight_through;

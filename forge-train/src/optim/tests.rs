@@ -9,7 +9,7 @@ use forge_formats::role::Role;
 use super::*;
 use crate::rng::Rng;
 
-fn model() -> ModelConfig {
+pub(super) fn model() -> ModelConfig {
     ModelConfig {
         vocab: 12,
         dim: 8,
@@ -39,7 +39,7 @@ fn noise(n: usize, labels: &[&str]) -> Vec<f32> {
     (0..n).map(|_| rng.normal()).collect()
 }
 
-fn variables() -> BTreeMap<Key, Var> {
+pub(super) fn variables() -> BTreeMap<Key, Var> {
     model()
         .tensors()
         .map(|(role, layer, [r, c])| {
@@ -50,7 +50,7 @@ fn variables() -> BTreeMap<Key, Var> {
         .collect()
 }
 
-fn gradients(step: u64) -> Gradients {
+pub(super) fn gradients(step: u64) -> Gradients {
     let mut map = BTreeMap::new();
     for (role, layer, [r, c]) in model().tensors() {
         let labels = ["gradient", role.name(), &step.to_string()];
@@ -59,7 +59,7 @@ fn gradients(step: u64) -> Gradients {
     Gradients::from_map(map)
 }
 
-fn values(vars: &BTreeMap<Key, Var>, role: Role) -> Vec<f32> {
+pub(super) fn values(vars: &BTreeMap<Key, Var>, role: Role) -> Vec<f32> {
     vars[&(role, 0)].flatten_all().unwrap().to_vec1().unwrap()
 }
 

@@ -5,13 +5,13 @@
 //! the estimator is left out, so that the quantiser's true derivative (zero) reaches the projections.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 use forge_formats::role::RoleKind;
 
 use crate::config::TrainConfig;
-use crate::data::batch::Batcher;
-use crate::data::{Example, Slice};
+use crate::data::{BatchSource, Example, Slice};
 use crate::engine::emit::{Card, emit, ternary_int8};
 use crate::engine::objective::{LanguageModel, batcher};
 use crate::engine::split::Split;
@@ -160,13 +160,13 @@ impl<'a> CurriculumObjective<'a> {
         let accuracy =
             (1..=LEVELS).map(|level| assess(&bytes, &problems, level)).collect::<Result<Vec<Rate>>>()?;
         let curriculum = Curriculum::place(&accuracy, cfg.advance_at);
-        let inner = LanguageModel::new(level_batcher(ctx, curriculum.level, thoughts), &ctx.config.phase1)
+        let inner = LanguageModel::new(level_batches(ctx, curriculum.level, thoughts), &ctx.config.phase1)
             .with_dropout(cfg.train.dropout, ctx.seed);
         Ok(Self { ctx, inner, curriculum, problems, card, thoughts })
     }
 }
 
-fn level_batcher(ctx: &PhaseContext<'_>, level: u8, thoughts: bool) -> Batcher {
+fn level_batches(ctx: &PhaseContext<'_>, level: u8, thoughts: bool) -> Arc<dyn BatchSource> {
     let sequences = level_sequences(ctx, &ctx.data.dataset.train, level, SHARES, thoughts);
     let tokens = ctx.config.phase5.train.batch_tokens;
     batcher(sequences, tokens, &ctx.config.data, ctx.seed, "phase5")
@@ -197,7 +197,7 @@ impl Objective for CurriculumObjective<'_> {
             let rate = assess(&bytes, &self.problems, self.curriculum.level)?;
             self.curriculum.advance(&rate)
         } {}
-        self.inner.set_batcher(level_batcher(self.ctx, self.curriculum.level, self.thoughts));
+        self.inner.set_source(level_batches(self.ctx, self.curriculum.level, self.thoughts));
         Ok(())
     }
 
@@ -208,7 +208,7 @@ impl Objective for CurriculumObjective<'_> {
     fn restore(&mut self, state: &[f32]) {
         if let [level] = state {
             self.curriculum.level = (*level as u8).clamp(1, LEVELS);
-            self.inner.set_batcher(level_batcher(self.ctx, self.curriculum.level, self.thoughts));
+            self.inner.set_source(level_batches(self.ctx, self.curriculum.level, self.thoughts));
         }
     }
 }

@@ -38,7 +38,7 @@ struct Run {
 impl Run {
     fn new() -> Self {
         let dataset = generate(3, &Sizes { train: 60, eval: 8 });
-        let tokenizer = Tokenizer::for_dataset(&dataset, 320).unwrap();
+        let tokenizer = Tokenizer::for_dataset(&dataset, &crate::config::TokenizerConfig::bpe(320)).unwrap();
         let mut config = Config::preset(Preset::Nano);
         config.data.eval_examples = 8;
         config.phase7.train.steps = 2;

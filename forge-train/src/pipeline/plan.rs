@@ -304,7 +304,9 @@ mod tests {
         let text: Vec<String> = (0..4000).map(|i| format!("number {} is {}", i, i * i)).collect();
         let specials =
             CONTROLS.iter().map(|c| (forge_formats::tokenizer::SpecialKind::Control, (*c).to_owned()));
-        let tokenizer = Tokenizer::train(text.iter(), specials.collect(), 400).unwrap();
+        let tokenizer =
+            Tokenizer::train(text.iter(), specials.collect(), &crate::config::TokenizerConfig::bpe(400))
+                .unwrap();
         let model = Config::preset(Preset::Nano).model_config(tokenizer.vocab());
         let weights = Weights::init(&model, 1);
         let card = Card {

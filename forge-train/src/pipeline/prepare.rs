@@ -36,7 +36,11 @@ impl SourceFile {
         Ok(Self { path: absolute, sha256: sha256_hex(&bytes) })
     }
 
-    fn verify(&self) -> Result<&Path> {
+    /// Its path, after a look at whether it is still the same.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when it has changed, [`Error::Io`] when it cannot be read.
+    pub(crate) fn verify(&self) -> Result<&Path> {
         if Self::new(&self.path)?.sha256 != self.sha256 {
             return Err(Error::Usage {
                 what: format!("`{}` has changed since the session began", self.path.display()),
@@ -85,11 +89,11 @@ impl DataSource {
         Ok(DataSource::Corpus { text: SourceFile::new(path)? })
     }
 
-    pub(super) fn to_json(&self) -> Result<String> {
+    pub(crate) fn to_json(&self) -> Result<String> {
         serde_json::to_string_pretty(self).map_err(|e| Error::Config(format!("data source: {e}")))
     }
 
-    pub(super) fn from_json(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn from_json(bytes: &[u8]) -> Result<Self> {
         serde_json::from_slice(bytes).map_err(|e| Error::Artifact(format!("`inputs.json` is damaged: {e}")))
     }
 }
@@ -107,23 +111,30 @@ pub fn prepare(source: &DataSource, config: &Config) -> Result<PreparedData> {
             builtin::generate(config.run.seed, &sizes)
         }
         DataSource::Jsonl { train, valid } => {
-            let valid = valid.as_ref().map(SourceFile::verify).transpose()?;
-            augmented(load::dataset(train.verify()?, valid)?, config)
+            examples(train, valid.as_ref(), config.data.augment, config.run.seed)?
         }
         DataSource::Corpus { text } => load::corpus(text.verify()?, config.data.max_len * BYTES_PER_TOKEN)?,
     };
-    let tokenizer = Tokenizer::for_dataset(&dataset, config.tokenizer.vocab as usize)?;
+    let tokenizer = Tokenizer::for_dataset(&dataset, &config.tokenizer)?;
     Ok(PreparedData { dataset, tokenizer })
 }
 
-/// Adds passes over a user's commands with slot values swapped. The built-in data needs none: its generator draws
-/// values as freely already.
-fn augmented(mut dataset: Dataset, config: &Config) -> Dataset {
-    if config.data.augment > 0.0 {
-        let augmenter = Augmenter::new(&dataset.train, config.data.augment, config.run.seed);
-        dataset.train = augmenter.expand(&dataset.train, PASSES);
+/// A user's examples with passes over them in which slot values are swapped with probability `augment`. The built-in
+/// data needs none: its generator draws values as freely already.
+///
+/// # Errors
+/// As [`prepare`].
+pub(crate) fn examples(
+    train: &SourceFile,
+    valid: Option<&SourceFile>,
+    augment: f32,
+    seed: u64,
+) -> Result<Dataset> {
+    let mut dataset = load::dataset(train.verify()?, valid.map(SourceFile::verify).transpose()?)?;
+    if augment > 0.0 {
+        dataset.train = Augmenter::new(&dataset.train, augment, seed).expand(&dataset.train, PASSES);
     }
-    dataset
+    Ok(dataset)
 }
 
 #[cfg(test)]

@@ -305,7 +305,7 @@ mod tests {
         config.phase5.train.steps = 3;
         assert!(session.reconfigure(&config, PhaseId::Baking).is_err());
         session.reconfigure(&config, PhaseId::Forge).unwrap();
-        assert_eq!(config_load::read(&session.directory().join(CONFIG)).unwrap(), config);
+        assert_eq!(config_load::read::<Config>(&session.directory().join(CONFIG)).unwrap(), config);
         config.run.seed = 9;
         assert!(session.reconfigure(&config, PhaseId::Forge).is_err());
         session.reconfigure(&config, PhaseId::Cognate).unwrap();

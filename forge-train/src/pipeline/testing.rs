@@ -27,7 +27,7 @@ pub(super) fn table(controls: &[&str]) -> Vec<u8> {
     let specials: Vec<_> = controls.iter().map(|name| (SpecialKind::Control, (*name).to_owned())).collect();
     let first = specials.len() as u16;
     let merges = (0..VOCAB - 256 - first).map(|i| (first + i % 256, first + i / 256)).collect();
-    TokenizerSpec { specials, merges }.to_bytes().unwrap()
+    TokenizerSpec { specials, merges, ..TokenizerSpec::default() }.to_bytes().unwrap()
 }
 
 /// Data without examples.

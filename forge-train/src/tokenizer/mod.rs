@@ -1,18 +1,20 @@
-//! Byte-level BPE: training, and a wrapper that encodes and decodes through `forge-runtime`.
+//! Tokenizers: byte-pair encodings, bytes and characters, trained here and run through `forge-runtime`.
 //!
-//! The trainer is the project's own: it must cut text with [`forge_formats::pretokens`], the pre-tokeniser the
+//! The BPE trainer is the project's own: it must cut text with [`forge_formats::pretokens`], the pre-tokeniser the
 //! device uses, bound the length of a token, and emit the file's table directly; otherwise a token learned here
 //! could be one the device never produces.
 
 mod bpe;
+mod characters;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, RwLock};
 
 use forge_formats::pretokens;
-use forge_formats::tokenizer::{MAX_TOKEN, SpecialKind, TokenizerSpec, TokenizerTable};
+use forge_formats::tokenizer::{MAX_TOKEN, SpecialKind, TokenizerSpec, TokenizerTable, UNKNOWN};
 
+use crate::config::{TokenizerConfig, TokenizerKind};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 
@@ -23,6 +25,9 @@ pub const CONTROLS: [&str; 7] = ["<pad>", "<bos>", "<eos>", "<sys>", "<sep>", "<
 
 /// Pieces of text remembered with their ids, at most.
 const REMEMBERED: usize = 1 << 16;
+
+/// Longest of them in bytes.
+const LONGEST_REMEMBERED: usize = 64;
 
 /// Ids of pieces of text that were encoded before.
 type Memo = HashMap<Box<[u8]>, Box<[u16]>>;
@@ -48,39 +53,56 @@ impl PartialEq for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Trains merges on `texts` until the vocabulary (specials and the 256 bytes included) is full or no pair
-    /// occurs twice.
+    /// A tokenizer of `texts` with these special tokens. [`TokenizerKind::Bpe`] makes merges until the vocabulary (special
+    /// tokens and the 256 bytes included) is full or no pair occurs twice; the other kinds have the vocabulary the texts
+    /// need.
     ///
     /// # Errors
-    /// [`Error::Config`] when `vocab_size` does not even hold the specials and bytes; [`Error::Format`] for names
-    /// the table refuses.
+    /// [`Error::Usage`] when the vocabulary does not hold the special tokens and bytes, or the texts have more
+    /// characters than there are ids; [`Error::Format`] for names the table refuses.
     pub fn train<S: AsRef<str>>(
         texts: impl Iterator<Item = S>,
-        specials: Vec<(SpecialKind, String)>,
-        vocab_size: usize,
+        mut specials: Vec<(SpecialKind, String)>,
+        config: &TokenizerConfig,
     ) -> Result<Self> {
-        let fixed = specials.len() + 256;
-        if vocab_size < fixed || vocab_size > usize::from(u16::MAX) {
-            return Err(Error::Usage {
-                what: format!(
-                    "a vocabulary of {vocab_size} is out of range: {fixed} to 65535 with this data"
-                ),
-                hint: "set `tokenizer.vocab` within that range, a few hundred above its start".into(),
-            });
+        match config.kind {
+            TokenizerKind::Bpe => {
+                let wanted = room(config.vocab as usize, specials.len())?;
+                let merges = bpe::train(texts, specials.len() as u16, wanted);
+                Self::from_spec(TokenizerSpec { specials, merges, ..TokenizerSpec::default() })
+            }
+            TokenizerKind::Byte => Self::from_spec(TokenizerSpec { specials, ..TokenizerSpec::default() }),
+            TokenizerKind::Char => {
+                specials.insert(CONTROLS.len().min(specials.len()), (SpecialKind::Control, UNKNOWN.into()));
+                let mut found = BTreeSet::new();
+                texts.for_each(|text| found.extend(text.as_ref().chars()));
+                Self::of_characters(&found, specials)
+            }
         }
-        let merges = bpe::train(texts, specials.len() as u16, vocab_size - fixed);
-        Self::from_spec(TokenizerSpec { specials, merges })
+    }
+
+    fn of_characters(found: &BTreeSet<char>, specials: Vec<(SpecialKind, String)>) -> Result<Self> {
+        let table = characters::table(found, specials.len() as u16);
+        let (alphabet, merges) = table.ok_or_else(|| Error::Usage {
+            what: format!("{} different characters do not fit a vocabulary of 65536", found.len()),
+            hint: "set `tokenizer.kind` to bpe or byte".into(),
+        })?;
+        Self::from_spec(TokenizerSpec { specials, alphabet, merges })
     }
 
     /// Trains on a data set's training texts, with the controls and its tools and slots as specials.
     ///
     /// # Errors
     /// As [`Tokenizer::train`].
-    pub fn for_dataset(data: &Dataset, vocab_size: usize) -> Result<Self> {
-        let mut specials: Vec<_> = CONTROLS.iter().map(|c| (SpecialKind::Control, c.to_string())).collect();
+    pub fn for_dataset(data: &Dataset, config: &TokenizerConfig) -> Result<Self> {
+        let mut specials = controls();
         specials.extend(data.tools.iter().map(|t| (SpecialKind::Tool, t.name.clone())));
         specials.extend(data.slots().into_iter().map(|s| (SpecialKind::Slot, s)));
-        Self::train(data.texts(), specials, vocab_size)
+        match config.kind {
+            // A character that was left out could not be written.
+            TokenizerKind::Char => Self::train(data.all_texts(), specials, config),
+            TokenizerKind::Bpe | TokenizerKind::Byte => Self::train(data.texts(), specials, config),
+        }
     }
 
     /// The tokenizer of a specification.
@@ -116,7 +138,7 @@ impl Tokenizer {
 
     /// Number of token ids.
     pub fn vocab(&self) -> u32 {
-        (self.spec.specials.len() + 256 + self.spec.merges.len()) as u32
+        (self.spec.specials.len() + self.spec.merges.len()) as u32 + u32::from(self.spec.alphabet.len())
     }
 
     /// Text to ids, never to specials: what the runtime's encoder gives.
@@ -141,7 +163,7 @@ impl Tokenizer {
         let len = self.runtime().encode(piece, &mut ids).expect("an id a byte always suffices");
         ids.truncate(len);
         let mut memo = self.memo.write().unwrap_or_else(|e| e.into_inner());
-        if memo.len() < REMEMBERED {
+        if memo.len() < REMEMBERED && piece.len() <= LONGEST_REMEMBERED {
             memo.insert(piece.into(), ids.clone().into());
         }
         ids
@@ -179,6 +201,23 @@ impl Tokenizer {
         let at = self.spec.specials.iter().position(|(k, n)| *k == kind && n == name)?;
         u16::try_from(at).ok()
     }
+}
+
+/// The control tokens as a table begins with them.
+pub fn controls() -> Vec<(SpecialKind, String)> {
+    CONTROLS.iter().map(|name| (SpecialKind::Control, (*name).to_owned())).collect()
+}
+
+/// Merges that fit a vocabulary beside special tokens and bytes.
+fn room(vocab: usize, specials: usize) -> Result<usize> {
+    let fixed = specials + 256;
+    if vocab < fixed || vocab > usize::from(u16::MAX) {
+        return Err(Error::Usage {
+            what: format!("a vocabulary of {vocab} is out of range: {fixed} to 65535 with this data"),
+            hint: "set `tokenizer.vocab` within that range, a few hundred above its start".into(),
+        });
+    }
+    Ok(vocab - fixed)
 }
 
 /// Ids to text with the runtime's tokenizer, as [`Tokenizer::decode`].

@@ -29,7 +29,7 @@ pub fn spec() -> TokenizerSpec {
         (byte(b' '), first + 1),
         (byte(b' '), byte(b't')),
     ];
-    TokenizerSpec { specials, merges }
+    TokenizerSpec { specials, merges, ..TokenizerSpec::default() }
 }
 
 /// The smallest sizes that still have odd row lengths for every packing.

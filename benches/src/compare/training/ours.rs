@@ -1,5 +1,6 @@
 //! This project's trainer, in a process of its own.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -112,7 +113,7 @@ fn train(task: &Task, name: &str, steps: usize) -> Result<Run> {
     };
     let stage = Stage { name: "compare", train: &train, precision, lambda_share: 0.0, frozen: &|_| false };
     let cognate: CognateConfig = Config::preset(Preset::Nano).phase1;
-    let mut objective = LanguageModel::new(task.batches(steps), &cognate);
+    let mut objective = LanguageModel::new(Arc::new(task.batches(steps)), &cognate);
     let run = Run { version: format!("forge {}", env!("CARGO_PKG_VERSION")), ..Run::default() };
     let mut clock = Clock { last: Instant::now(), steps, run };
     match train_watched(&environment, &stage, &task.weights(), &mut objective, &mut clock) {

@@ -10,13 +10,11 @@ use rayon::prelude::*;
 
 use super::attention::Attention;
 use super::dropout::Mask;
-use super::gemm::Multiplier;
 use super::glu::Prologue;
 use super::linear::{Call, Extra, NormLinear};
-use super::quant::QuantWeight;
 use super::simd::vectorised;
 use super::sink::Sink;
-use super::{Arg, DeviceWeight, Op, ROWS, host};
+use super::{Arg, Form, Op, ROWS, host};
 use crate::weights::Key;
 
 /// A matrix, or a gain, that an operation holds.
@@ -26,20 +24,8 @@ pub(crate) struct Parameter {
     pub(crate) key: Key,
     /// Latent values.
     pub(crate) weight: Tensor,
-    /// What is multiplied.
+    /// The form it is multiplied in.
     pub(crate) form: Form,
-}
-
-/// A matrix as it is multiplied: on the CPU quantised or, without a form, the f32 variable itself; on a device always
-/// in a form of its own.
-#[derive(Clone, Default)]
-pub(crate) struct Form {
-    /// The quantised form on the CPU.
-    pub(crate) quant: Option<Arc<QuantWeight>>,
-    /// The form on a device.
-    pub(crate) device: Option<Arc<DeviceWeight>>,
-    /// How the CPU multiplies.
-    pub(crate) products: Multiplier,
 }
 
 impl Parameter {
@@ -185,9 +171,6 @@ impl Block {
         self.kept.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
-
-#[cfg(feature = "cuda")]
-impl super::cuda::HostOnly for Block {}
 
 impl Op<1> for Block {
     const NAME: &'static str = "transformer-block";

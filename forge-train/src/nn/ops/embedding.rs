@@ -19,6 +19,7 @@ pub(crate) struct Embedding {
     /// The quantised table, none for a float one.
     pub(crate) quant: Option<Arc<QuantWeight>>,
     /// The table as a device has it, none on the CPU.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a device reads it"))]
     pub(crate) device: Option<Arc<DeviceWeight>>,
 }
 

@@ -102,9 +102,6 @@ fn scale(factor: f32, mut values: Vec<f32>) -> Vec<f32> {
     values
 }
 
-#[cfg(feature = "cuda")]
-impl super::cuda::HostOnly for HeadCrossEntropy {}
-
 impl Op<1> for HeadCrossEntropy {
     const NAME: &'static str = "head-cross-entropy";
 

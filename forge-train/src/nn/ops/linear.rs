@@ -36,6 +36,7 @@ pub(crate) struct NormLinear {
     /// The quantised matrix, none for a float map.
     pub(crate) quant: Option<Arc<QuantWeight>>,
     /// The matrix as a device multiplies it, none on the CPU.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a device reads it"))]
     pub(crate) device: Option<Arc<DeviceWeight>>,
     /// How the CPU multiplies.
     pub(crate) products: Multiplier,

@@ -34,7 +34,7 @@ use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Storage, Tensor, bail,
 };
 
-pub(crate) use device::{DeviceOp, DeviceWeight};
+pub(crate) use device::{DeviceOp, DeviceWeight, Form};
 pub(crate) use host_data::HostData;
 
 /// Rows of a chunk: activations of this many tokens stay in the second-level cache.

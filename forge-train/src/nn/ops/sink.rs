@@ -54,9 +54,6 @@ pub(crate) struct Deposited<T> {
     pub(crate) sink: Arc<Sink>,
 }
 
-#[cfg(feature = "cuda")]
-impl<T: Op<1>> super::cuda::HostOnly for Deposited<T> {}
-
 impl<T: Op<1>> Op<1> for Deposited<T> {
     const NAME: &'static str = T::NAME;
 

@@ -14,7 +14,7 @@ use crate::nn::{ForwardOptions, Precision};
 fn table(vocab: u32) -> Vec<u8> {
     let specials = vec![(SpecialKind::Control, "<bos>".to_string())];
     let merges = (0..vocab as u16 - 257).map(|i| (1 + i, 2 + i)).collect();
-    TokenizerSpec { specials, merges }.to_bytes().unwrap()
+    TokenizerSpec { specials, merges, ..TokenizerSpec::default() }.to_bytes().unwrap()
 }
 
 fn file(weights: &Weights, precision: Precision) -> Vec<u8> {

@@ -3,6 +3,8 @@
 //! Nothing is read back but the partial sums of the squares of the gradients, once a step.
 
 mod muon;
+#[cfg(test)]
+mod tests;
 
 use candle_core::cuda::cudarc::driver::CudaSlice;
 use candle_core::{Tensor, Var};

@@ -66,24 +66,32 @@ pub(crate) trait DeviceOp<const N: usize> {
     ) -> Result<[Gradient; N]>;
 }
 
-/// Operations of one operand that only the CPU runs: a device is given the ones they are made of.
-pub(crate) trait HostOnly {}
+/// Operations that only a network's CPU path makes: whole blocks, head with loss, gradients that bypass the graph.
+macro_rules! cpu_only {
+    ($($op:ty $(where $param:ident: $bound:path)?),*) => {$(
+        impl$(<$param: $bound>)? DeviceOp<1> for $op {
+            fn device_forward(&self, _: [Operand<'_>; 1]) -> Result<(CudaStorage, Shape)> {
+                bail!("this operation is the CPU's own")
+            }
 
-impl<T: HostOnly> DeviceOp<1> for T {
-    fn device_forward(&self, _args: [Operand<'_>; 1]) -> Result<(CudaStorage, Shape)> {
-        bail!("this operation runs on the CPU only")
-    }
-
-    fn device_backward(
-        &self,
-        _args: [Operand<'_>; 1],
-        _result: Operand<'_>,
-        _grad: Operand<'_>,
-        _wanted: [bool; 1],
-    ) -> Result<[Gradient; 1]> {
-        bail!("this operation runs on the CPU only")
-    }
+            fn device_backward(
+                &self,
+                _: [Operand<'_>; 1],
+                _: Operand<'_>,
+                _: Operand<'_>,
+                _: [bool; 1],
+            ) -> Result<[Gradient; 1]> {
+                bail!("this operation is the CPU's own")
+            }
+        }
+    )*};
 }
+
+cpu_only!(
+    super::block::Block,
+    super::head::HeadCrossEntropy,
+    super::sink::Deposited<T> where T: super::Op<1>
+);
 
 /// The gradients of `args` as tensors.
 ///

@@ -14,13 +14,13 @@ use half::bf16;
 use crate::rng::Rng;
 
 /// The device, for one test at a time: they share its stream, and the probe counts what is launched.
-struct Gpu {
-    device: Device,
+pub(crate) struct Gpu {
+    pub(crate) device: Device,
     _alone: MutexGuard<'static, ()>,
 }
 
 /// The first device, with new memory poisoned so that an element a kernel leaves out is a NaN.
-fn gpu() -> Option<Gpu> {
+pub(crate) fn gpu() -> Option<Gpu> {
     static DEVICE: OnceLock<Option<Device>> = OnceLock::new();
     static ALONE: Mutex<()> = Mutex::new(());
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,0 +1,149 @@
+//! What a run trains on and what it is judged on.
+
+use std::sync::Arc;
+
+use crate::data::batch::{Batch, Batcher, collate};
+use crate::data::blocks::{Blocks, Order};
+use crate::data::builtin::{self, Sizes};
+use crate::data::{BatchSource, Dataset, Example, ToolSchema, encode, load};
+use crate::error::{Error, Result};
+use crate::pipeline::prepare::{DataSource, examples};
+use crate::recipe::Recipe;
+use crate::tokenizer::{Tokenizer, controls};
+
+/// Data in the form that training takes it.
+pub(super) struct Material {
+    /// The tokenizer of the training data, or of the teacher.
+    pub(super) tokenizer: Tokenizer,
+    /// Batches to train on.
+    pub(super) source: Arc<dyn BatchSource>,
+    /// What is never trained on.
+    pub(super) held_out: HeldOut,
+    /// Tools the examples call.
+    pub(super) tools: Vec<ToolSchema>,
+    /// Name of the data.
+    pub(super) name: String,
+}
+
+/// Data a run is judged on.
+pub(super) enum HeldOut {
+    /// Running text.
+    Text(String),
+    /// Examples.
+    Examples(Vec<Example>),
+}
+
+impl Material {
+    /// Reads the data of a run. `table` is the tokenizer to use, one of the training data is made without it.
+    ///
+    /// # Errors
+    /// When a file has changed or cannot be read, or there is too little in it.
+    pub(super) fn prepare(recipe: &Recipe, source: &DataSource, table: Option<&[u8]>) -> Result<Self> {
+        match source {
+            DataSource::Corpus { text } => {
+                let path = text.verify()?;
+                Self::of_text(recipe, &load::text(path)?, path.file_stem().unwrap_or_default(), table)
+            }
+            DataSource::Jsonl { train, valid } => {
+                let (augment, seed) = (recipe.data.augment, recipe.run.seed);
+                Self::of_examples(recipe, examples(train, valid.as_ref(), augment, seed)?, table)
+            }
+            DataSource::Builtin => {
+                let sizes = Sizes { train: 24_000, eval: 400 };
+                Self::of_examples(recipe, builtin::generate(recipe.run.seed, &sizes), table)
+            }
+        }
+    }
+
+    fn of_text(recipe: &Recipe, text: &str, name: &std::ffi::OsStr, table: Option<&[u8]>) -> Result<Self> {
+        let mut cut = ((1.0 - recipe.data.valid_share) * text.len() as f64) as usize;
+        while !text.is_char_boundary(cut) {
+            cut += 1;
+        }
+        let (train, valid) = text.split_at(cut);
+        let tokenizer = match table {
+            Some(table) => Tokenizer::from_bytes(table)?,
+            None => Tokenizer::train(std::iter::once(train), controls(), &recipe.tokenizer)?,
+        };
+        let block = recipe.data.block;
+        let rows = (recipe.train.batch_tokens / block).max(1);
+        let tokens = Arc::new(tokenizer.encode(train));
+        let blocks = Blocks::new(tokens, block, rows, Order::Random, recipe.run.seed, "recipe")?;
+        Ok(Self {
+            tokenizer,
+            source: Arc::new(blocks),
+            held_out: HeldOut::Text(valid.to_owned()),
+            tools: Vec::new(),
+            name: name.to_string_lossy().into_owned(),
+        })
+    }
+
+    fn of_examples(recipe: &Recipe, dataset: Dataset, table: Option<&[u8]>) -> Result<Self> {
+        let tokenizer = match table {
+            Some(table) => Tokenizer::from_bytes(table)?,
+            None => Tokenizer::for_dataset(&dataset, &recipe.tokenizer)?,
+        };
+        let longest = recipe.data.block + 1;
+        let encoded = encode::encode_all(&tokenizer, &dataset.train, recipe.data.prompt_weight, longest)?;
+        let sequences = Arc::new(encoded.sequences);
+        let batches = Batcher::new(sequences, recipe.train.batch_tokens, longest, recipe.run.seed, "recipe");
+        if batches.steps_per_epoch() == 0 {
+            return Err(Error::Usage {
+                what: "no example is long enough to learn from".into(),
+                hint: "see docs/data.md for what an example is".into(),
+            });
+        }
+        Ok(Self {
+            tokenizer,
+            source: Arc::new(batches),
+            held_out: HeldOut::Examples(dataset.valid),
+            tools: dataset.tools,
+            name: dataset.name,
+        })
+    }
+}
+
+impl HeldOut {
+    /// Batches of about `batch_tokens` positions that read at most `limit` of them: text in blocks side by side, each
+    /// from an empty state; examples in their order, whose prompts count nothing.
+    pub(super) fn batches(&self, tokenizer: &Tokenizer, recipe: &Recipe, limit: usize) -> Vec<Batch> {
+        let (block, batch_tokens) = (recipe.data.block, recipe.train.batch_tokens);
+        match self {
+            HeldOut::Text(text) => {
+                let tokens = tokenizer.encode(text);
+                let blocks = tokens.len().saturating_sub(1).min(limit.max(block)) / block;
+                let rows: Vec<usize> = (0..blocks).collect();
+                rows.chunks((batch_tokens / block).max(1))
+                    .map(|rows| text_rows(&tokens, rows, block))
+                    .collect()
+            }
+            HeldOut::Examples(examples) => {
+                let encoded: Vec<_> =
+                    examples.iter().map(|example| encode::encode(tokenizer, example, 0.0)).collect();
+                let mut left = limit;
+                let kept: Vec<_> = encoded
+                    .iter()
+                    .take_while(|s| {
+                        let fits = left > 0;
+                        left = left.saturating_sub(s.ids.len());
+                        fits && s.ids.len() <= block + 1
+                    })
+                    .collect();
+                let rows = (batch_tokens / (block + 1)).max(1);
+                kept.chunks(rows).map(|rows| collate(rows, 0)).collect()
+            }
+        }
+    }
+}
+
+/// Blocks `rows` of a text side by side; every target weighs 1.
+fn text_rows(tokens: &[u16], rows: &[usize], block: usize) -> Batch {
+    let ids = |from: usize| -> Vec<u32> {
+        rows.iter()
+            .flat_map(|row| &tokens[row * block + from..row * block + from + block])
+            .map(|id| u32::from(*id))
+            .collect()
+    };
+    let weights = vec![1.0; rows.len() * block];
+    Batch { ids: ids(0), targets: ids(1), weights, rows: rows.len(), cols: block }
+}
