@@ -68,6 +68,7 @@ impl Steps {
     /// # Errors
     /// When an option is wrong or training fails.
     pub(crate) fn run(&self) -> Result<()> {
+        forge_train::allocator::keep_pages();
         ensure!(self.steps > 0 && self.threads > 0, "a run needs a step and a thread");
         rayon::ThreadPoolBuilder::new().num_threads(self.threads).build_global()?;
         let run = train(&Task::named(&self.shape)?, &self.arithmetic, self.steps)?;
