@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceChoice;
 use crate::phases::evomerge::EvolveConfig;
+use crate::tokenizer::CONTROLS;
 pub use crate::train_config::{ScheduleKind, TrainConfig};
 
 /// A size of model with everything that follows from it.
@@ -144,6 +145,15 @@ impl TokenizerConfig {
     /// A byte-pair encoding of `vocab` tokens.
     pub fn bpe(vocab: u32) -> Self {
         Self { kind: TokenizerKind::Bpe, vocab }
+    }
+
+    /// Tokens to plan with before the text is known: of characters, about as many as English prose has.
+    pub fn planned_vocab(&self) -> u32 {
+        match self.kind {
+            TokenizerKind::Bpe => self.vocab,
+            TokenizerKind::Byte => 256 + CONTROLS.len() as u32,
+            TokenizerKind::Char => 100 + CONTROLS.len() as u32,
+        }
     }
 }
 

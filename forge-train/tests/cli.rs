@@ -228,6 +228,46 @@ fn an_evaluation_has_the_promised_fields() {
 }
 
 #[test]
+fn running_text_and_questions_are_measured_and_files_compared() {
+    let place = Place::new();
+    place.model("m.forge");
+    place.write("t.txt", &"Speak, speak.\n\nResolved.\n".repeat(40));
+    let question = r#"{"question":"which","choices":["this","that"],"answer":1}"#;
+    place.write("q.jsonl", &format!("{question}\n"));
+    let json = |arguments: &[&str]| -> Value {
+        let output = place.run(&[&["eval", "m.forge", "--json"], arguments].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let whole = json(&["--corpus", "t.txt", "--block", "64"]);
+    assert_eq!(
+        (&whole["tokens"], &whole["text_bytes"]),
+        (&Value::from(25 * 40 - 1), &Value::from(25 * 40 - 1))
+    );
+    for figure in ["nats_per_token", "nats_per_character", "bits_per_byte"] {
+        let [low, value, high] = ["low", "value", "high"].map(|key| whole[figure][key].as_f64().unwrap());
+        assert!(0.0 < low && low <= value && value <= high, "{figure}");
+    }
+    assert_eq!(json(&["--corpus", "t.txt", "--held-out"])["tokens"], 25 * 4 - 1);
+    assert!(json(&["--corpus", "t.txt", "--block", "64", "--stride", "16"])["blocks"].as_u64() > Some(16));
+    assert_eq!(json(&["--questions", "q.jsonl"])["chance"], 0.5);
+    let same = json(&["--corpus", "t.txt", "--against", "m.forge"]);
+    assert_eq!(same["paired"]["value"], 0.0);
+    assert_eq!(json(&["--questions", "q.jsonl", "--against", "m.forge"])["paired"]["accuracy"]["p"], 1.0);
+    for arguments in [&["--corpus", "t.txt"][..], &["--questions", "q.jsonl"]] {
+        let output = place.run(&[&["eval", "m.forge", "--against", "m.forge"], arguments].concat());
+        assert!(text(&output.stdout).contains("first − second"), "{}", text(&output.stderr));
+    }
+    place.refuses(&["eval", "m.forge"], "--data", "");
+    place.refuses(&["eval", "m.forge", "--corpus", "t.txt", "--questions", "q.jsonl"], "cannot be used", "");
+    place.refuses(
+        &["eval", "m.forge", "--corpus", "t.txt", "--stride", "300"],
+        "cannot be scored",
+        "1 ≤ stride",
+    );
+}
+
+#[test]
 fn inspection_shows_every_part() {
     let place = Place::new();
     let bytes = place.model("m.forge");

@@ -42,7 +42,7 @@ enum Command {
     Run(run::Args),
     /// Answer a prompt a line from stdin
     Chat(chat::Args),
-    /// Measure a model on examples
+    /// Measure a model on examples, running text or questions, or compare two
     Eval(eval::Args),
     /// Show what is in a model file
     Inspect(inspect::Args),

@@ -182,6 +182,9 @@ fn prepared(source: &DataSource, config: &Config, progress: &dyn Progress) -> Re
     let counts = [set.train.len(), set.valid.len(), set.test.len()].map(|n| count(n as u64));
     let [train, valid, test] = counts;
     progress.note(&format!("data {}: {train} train, {valid} valid, {test} test; {vocab} tokens", set.name));
+    if let Some(note) = set.hygiene.note() {
+        progress.note(&note);
+    }
     let longest = config.data.max_len;
     let cut = encode_all(&data.tokenizer, &set.train, config.data.prompt_weight, longest)?.truncated;
     if cut > 0 {

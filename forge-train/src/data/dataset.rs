@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use super::hygiene::Hygiene;
 use super::schema::ToolSchema;
 use super::{Completion, Example, PERSONA_SYSTEM, Slice, TOOL_SYSTEM};
 
@@ -59,6 +60,8 @@ pub struct Dataset {
     pub name: String,
     /// Running text to train on in windows of fixed length, where the data is a corpus.
     pub corpus: Option<String>,
+    /// What was taken out of the training split.
+    pub hygiene: Hygiene,
 }
 
 impl Dataset {

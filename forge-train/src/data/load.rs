@@ -1,8 +1,12 @@
 //! A user's data: JSONL of examples, or plain running text.
 
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+use super::hygiene::{self, Hygiene, Overlap, paragraphs};
 use super::jsonl::{self, FORMS};
+use super::lines::Lines;
 use super::{Completion, Dataset, Example, Slice, schema};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
@@ -13,6 +17,8 @@ const ACKNOWLEDGED: f32 = 0.25;
 pub const ACKNOWLEDGEMENT: &str = "okay: ";
 /// Share of the training examples that become the validation split where none is given.
 const HELD_OUT: usize = 10;
+/// Share of a text that is held out at its end, unless a run says otherwise.
+pub const VALID_SHARE: f64 = 0.1;
 
 /// Reads a JSONL file; blank lines are skipped.
 ///
@@ -20,16 +26,11 @@ const HELD_OUT: usize = 10;
 /// [`Error::Io`] when the file cannot be read, [`Error::Data`] naming the line that is not an example, or line 1
 /// of a file without any.
 pub fn jsonl(path: &Path) -> Result<Vec<Example>> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     let wrong = |line: usize, what: String| Error::Data { path: path.into(), line, what };
+    let mut lines = Lines::open(path)?;
     let mut examples = Vec::new();
-    for (index, line) in bytes.split(|b| *b == b'\n').enumerate() {
-        let text = std::str::from_utf8(line)
-            .map_err(|e| wrong(index + 1, format!("not UTF-8 text after byte {}", e.valid_up_to())))?;
-        let text = text.trim_start_matches('\u{feff}').trim();
-        if !text.is_empty() {
-            examples.push(jsonl::example(text).map_err(|what| wrong(index + 1, what))?);
-        }
+    while let Some((number, line)) = lines.next()? {
+        examples.push(jsonl::example(line).map_err(|what| wrong(number, what))?);
     }
     if examples.is_empty() {
         return Err(wrong(1, format!("the file holds no example; {FORMS}")));
@@ -38,17 +39,19 @@ pub fn jsonl(path: &Path) -> Result<Vec<Example>> {
 }
 
 /// The data set of a JSONL file, with a validation file or with a tenth of the prompts (chosen by a hash of
-/// their text, so equal prompts stay together) held out. Tool prompts get [`System::With`](super::System)
+/// their text, so equal prompts stay together) held out. Duplicates, and what is held out, are taken out of training
+/// ([`hygiene::clean`]). Tool prompts get [`System::With`](super::System)
 /// calls, and a quarter of them an acknowledgement without the system text as well.
 ///
 /// # Errors
 /// As [`jsonl`]; [`Error::Config`] when the file is too small to hold anything out.
 pub fn dataset(train: &Path, valid: Option<&Path>) -> Result<Dataset> {
     let examples = jsonl(train)?;
-    let (train_examples, valid_examples) = match valid {
+    let (mut train_examples, valid_examples) = match valid {
         Some(path) => (examples, jsonl(path)?),
         None => examples.into_iter().partition(|e| !held_out(&e.prompt)),
     };
+    let hygiene = hygiene::clean(&mut train_examples, &valid_examples);
     if train_examples.is_empty() || valid_examples.is_empty() {
         return Err(Error::Usage {
             what: format!("`{}` has too few examples to split into train and valid", train.display()),
@@ -62,6 +65,7 @@ pub fn dataset(train: &Path, valid: Option<&Path>) -> Result<Dataset> {
         test: Vec::new(),
         name: train.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default(),
         corpus: None,
+        hygiene,
     })
 }
 
@@ -84,6 +88,21 @@ fn acknowledgement(call: &Example) -> Example {
     Example { system: None, completion: Completion::Text(reply), ..call.clone() }
 }
 
+/// Where the last `share` of a text file begins, in bytes, at a character: the part that is held out.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be read.
+pub fn held_out_from(path: &Path, share: f64) -> Result<u64> {
+    let read = || Error::io("read", path);
+    let mut file = File::open(path).map_err(read())?;
+    let cut = ((1.0 - share) * file.metadata().map_err(read())?.len() as f64) as u64;
+    file.seek(SeekFrom::Start(cut)).map_err(read())?;
+    // A character has three continuation bytes at most.
+    let mut next = Vec::new();
+    file.take(3).read_to_end(&mut next).map_err(read())?;
+    Ok(cut + next.iter().take_while(|byte| **byte & 0xC0 == 0x80).count() as u64)
+}
+
 /// The text of a file.
 ///
 /// # Errors
@@ -99,30 +118,45 @@ pub fn text(path: &Path) -> Result<String> {
 
 /// The data set of a text file: the first 90 % of its bytes to train on in windows, the rest to validate on, cut
 /// into excerpts of at most `excerpt` bytes at paragraph or line ends where there are any. The training text is
-/// also there as excerpts, for calibration.
+/// also there as excerpts, for calibration; paragraphs that leak the held-out text are taken out of it.
 ///
 /// # Errors
 /// [`Error::Io`] when the file cannot be read, [`Error::Data`] when it is not UTF-8 or too short to split.
 pub fn corpus(path: &Path, excerpt: usize) -> Result<Dataset> {
     let text = text(path)?;
     let wrong = |line: usize, what: &str| Error::Data { path: path.into(), line, what: what.into() };
-    let mut cut = text.len() / 10 * 9;
-    while !text.is_char_boundary(cut) {
-        cut += 1;
-    }
-    let (train, valid) = text.split_at(cut);
+    let (train, valid) = text.split_at(held_out_from(path, VALID_SHARE)? as usize);
     if train.trim().is_empty() || valid.trim().is_empty() {
         return Err(wrong(1, "too little text to split into train and valid"));
     }
+    let (train, hygiene) = without_leaks(train, valid);
+    if train.trim().is_empty() {
+        return Err(wrong(1, "all of the training text repeats what is held out at the end"));
+    }
     let excerpts = |text: &str| chunks(text, excerpt).into_iter().map(excerpt_of).collect();
     Ok(Dataset {
-        train: excerpts(train),
+        train: excerpts(&train),
         valid: excerpts(valid),
         test: Vec::new(),
         tools: Vec::new(),
         name: path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default(),
-        corpus: Some(train.into()),
+        corpus: Some(train),
+        hygiene,
     })
+}
+
+/// A training text without the paragraphs that leak the held-out one.
+fn without_leaks(train: &str, valid: &str) -> (String, Hygiene) {
+    let mut overlap = Overlap::default();
+    paragraphs(valid).for_each(|paragraph| overlap.add(paragraph));
+    let mut report = Hygiene::default();
+    let kept = paragraphs(train).filter(|paragraph| {
+        let leaks = overlap.leaks(paragraph);
+        report.seen += 1;
+        report.leaks += usize::from(leaks);
+        !leaks
+    });
+    (kept.collect(), report)
 }
 
 fn excerpt_of(text: &str) -> Example {

@@ -1,19 +1,28 @@
 //! Data: what an example is, where examples come from, and how they become batches of tokens.
 //!
-//! [`builtin`] generates the default task from a seed, [`load`] reads a user's files, [`augment`] varies slot
-//! values, [`encode`] turns examples into token sequences and [`batch`] turns those into batches. The formats
-//! are described in docs/data.md.
+//! [`builtin`] generates the default task from a seed, [`load`] reads a user's files, [`hygiene`] takes out what is
+//! said twice or held out, [`augment`] varies slot values, [`encode`] turns examples into token sequences and [`batch`]
+//! turns those into batches. Running text of any size goes through [`lines`] and [`corpus`] into [`cache`] files, of
+//! which [`blocks`] makes batches. All batches come from a [`BatchSource`]; [`mix`] mixes them. The formats are described
+//! in docs/data.md.
 
 pub mod augment;
 pub mod batch;
 pub mod blocks;
 pub mod builtin;
+pub mod cache;
+pub mod corpus;
 mod dataset;
 pub mod encode;
 pub mod export;
+pub mod hygiene;
 mod jsonl;
+pub mod lines;
 pub mod load;
+mod mapped;
+pub mod mix;
 pub mod permutation;
+mod sample;
 pub mod schema;
 pub mod source;
 

@@ -57,7 +57,7 @@ impl Permutation {
 }
 
 /// The finaliser of SplitMix64 (Steele et al. 2014, OOPSLA): every input bit changes half of the output's.
-fn mix(mut x: u64) -> u64 {
+pub(super) fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     x ^ (x >> 31)

@@ -4,9 +4,14 @@
 //! the number of threads.
 
 mod answer;
+mod choice;
+mod estimate;
+mod paired;
 mod rate;
 mod runner;
 mod sample;
+mod score;
+pub mod text;
 
 use std::time::Instant;
 
@@ -16,9 +21,13 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 pub use answer::{answer_matches, read};
+pub use choice::{ChoiceReport, Question, choose, evaluate_choices, questions};
+pub use estimate::Estimate;
+pub use paired::Paired;
 pub use rate::Rate;
 pub use runner::workspace;
 pub use sample::{SampleOptions, generate};
+pub use text::{BlockScore, TextOptions, TextReport, TextTokens, evaluate_text, score_text};
 
 use crate::data::builtin::is_persona_reply;
 use crate::data::{Completion, Example, Slice, encode};
@@ -114,6 +123,29 @@ struct Outcome {
 /// [`crate::error::Error::Format`] for a file that is not a model, [`crate::error::Error::Usage`] for tools the model
 /// does not know.
 pub fn evaluate(bytes: &[u8], examples: &[Example], options: &Options) -> Result<EvalReport> {
+    Ok(evaluate_each(bytes, examples, options)?.0)
+}
+
+/// What a completion was judged to be; `None` where the question does not arise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// A call with the right tool.
+    pub tool: Option<bool>,
+    /// A call with the right tool and exactly the right arguments.
+    pub frame: Option<bool>,
+    /// A question answered right.
+    pub answer: Option<bool>,
+}
+
+/// As [`evaluate`], with the verdict on each example.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_each(
+    bytes: &[u8],
+    examples: &[Example],
+    options: &Options,
+) -> Result<(EvalReport, Vec<Verdict>)> {
     let model = Model::parse(bytes).map_err(failed)?;
     let tokenizer = Tokenizer::from_spec(model.file().tokenizer().to_spec())?;
     encode::check(&tokenizer, examples)?;
@@ -125,7 +157,21 @@ pub fn evaluate(bytes: &[u8], examples: &[Example], options: &Options) -> Result
         .map_init(|| Memory::new(&model), |memory, example| run(&model, &tokenizer, memory, example, options))
         .collect::<Result<Vec<Outcome>>>()?;
     let seconds = begin.elapsed().as_secs_f64();
-    Ok(report(bytes.len() as u64, examples, &outcomes, seconds, options.constrained.is_some()))
+    let judged = examples.iter().zip(&outcomes).map(|(e, o)| verdict(e, o.said.as_ref()));
+    let verdicts: Vec<Verdict> = judged.collect();
+    let held = options.constrained.is_some();
+    Ok((report(bytes.len() as u64, examples, &outcomes, &verdicts, seconds, held), verdicts))
+}
+
+/// Judges what was said.
+fn verdict(example: &Example, said: Option<&Completion>) -> Verdict {
+    let Some(said) = said else { return Verdict::default() };
+    let call = matches!(example.completion, Completion::Tool { .. });
+    Verdict {
+        tool: call.then(|| same_tool(&example.completion, said)),
+        frame: call.then(|| example.completion.same_frame(said)),
+        answer: example.answer().map(|_| answer::is_answer(example, said)),
+    }
 }
 
 /// Bits per byte alone, as in [`EvalReport::bits_per_byte`].
@@ -224,11 +270,11 @@ fn report(
     bytes: u64,
     examples: &[Example],
     outcomes: &[Outcome],
+    verdicts: &[Verdict],
     seconds: f64,
     constrained: bool,
 ) -> EvalReport {
     let said = || examples.iter().zip(outcomes).filter_map(|(e, o)| Some((e, o.said.as_ref()?)));
-    let calls = || said().filter(|(e, _)| matches!(e.completion, Completion::Tool { .. }));
     let nats: f64 = outcomes.iter().map(|o| o.score.nats).sum();
     let text: usize = outcomes.iter().map(|o| o.bytes).sum();
     let tokens: u64 = outcomes.iter().map(|o| o.score.tokens).sum();
@@ -237,11 +283,9 @@ fn report(
     EvalReport {
         bytes,
         n: examples.len(),
-        tool_accuracy: Rate::of(calls().map(|(e, said)| same_tool(&e.completion, said))),
-        frame_accuracy: Rate::of(calls().map(|(e, said)| e.completion.same_frame(said))),
-        answer_accuracy: Rate::of(
-            said().filter(|(e, _)| e.answer().is_some()).map(|(e, said)| answer::is_answer(e, said)),
-        ),
+        tool_accuracy: Rate::of(verdicts.iter().filter_map(|v| v.tool)),
+        frame_accuracy: Rate::of(verdicts.iter().filter_map(|v| v.frame)),
+        answer_accuracy: Rate::of(verdicts.iter().filter_map(|v| v.answer)),
         persona_consistency: Rate::of(
             said()
                 .filter(|(e, _)| is_persona(e))

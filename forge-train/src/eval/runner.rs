@@ -18,7 +18,7 @@ pub(super) fn failed(error: forge_runtime::Error) -> Error {
 
 /// Most memory of a session in bytes. A file of a few megabytes can state sizes that need a thousand times as much,
 /// and an operating system that lends memory it has not would let it.
-const MOST_MEMORY: usize = 1 << 30;
+pub(super) const MOST_MEMORY: usize = 1 << 30;
 
 /// Memory for a session of a model, which may come from anywhere.
 ///
@@ -87,7 +87,7 @@ pub(super) fn score(
 }
 
 /// `−ln softmax(logits)[token]`, in f64.
-fn surprise(logits: &[f32], token: u16) -> f64 {
+pub(super) fn surprise(logits: &[f32], token: u16) -> f64 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|l| f64::from(l - largest).exp()).sum();
     match logits.get(usize::from(token)) {

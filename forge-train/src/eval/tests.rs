@@ -32,11 +32,11 @@ fn config() -> ModelConfig {
     }
 }
 
-fn model() -> Vec<u8> {
+pub(super) fn model() -> Vec<u8> {
     random_model(&config(), 3, Simple::Ternary2b)
 }
 
-fn tokenizer(bytes: &[u8]) -> Tokenizer {
+pub(super) fn tokenizer(bytes: &[u8]) -> Tokenizer {
     Tokenizer::from_spec(File::parse(bytes).unwrap().tokenizer().to_spec()).unwrap()
 }
 
@@ -53,7 +53,7 @@ fn call(prompt: &str, args: &[(&str, &str)]) -> Example {
 
 /// A model of zeros but for the tables: an untied head whose row `favourite` is the final norm's direction, so that
 /// every token is followed by `favourite`; with `None` all logits are 0 and every token is equally likely.
-fn constant_model(favourite: Option<u16>) -> Vec<u8> {
+pub(super) fn constant_model(favourite: Option<u16>) -> Vec<u8> {
     let config = ModelConfig { tied: false, recursion: 1, halting: false, ..config() };
     let table = File::parse(&model()).unwrap().tokenizer().to_spec().to_bytes().unwrap();
     let mut writer = Writer::new(config.clone()).tokenizer(table);

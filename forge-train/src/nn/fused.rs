@@ -42,6 +42,8 @@ pub(super) fn block(
         masks,
         sink: sink.clone(),
         kept: Mutex::default(),
+        #[cfg(feature = "cuda")]
+        kept_on_device: Mutex::default(),
     };
     Ok(apply1(op, u)?)
 }
@@ -65,6 +67,13 @@ pub(super) fn cross_entropy(
         targets: Arc::new(targets.to_vec().into()),
         weighting: Weighting::new(weights.to_vec()),
     };
-    let op = HeadCrossEntropy { head, loss, sink: sink.clone(), kept: Mutex::default() };
+    let op = HeadCrossEntropy {
+        head,
+        loss,
+        sink: sink.clone(),
+        kept: Mutex::default(),
+        #[cfg(feature = "cuda")]
+        logits: Mutex::default(),
+    };
     Ok(apply1(op, answer)?)
 }

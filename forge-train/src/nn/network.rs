@@ -154,10 +154,10 @@ impl Network {
         Self { tracked: false, sink: None, ..self.clone() }
     }
 
-    /// A view of the same parameters for one loss and its backward pass, by [`Network::gradients`]. On the CPU whole
+    /// A view of the same parameters for one loss and its backward pass, by [`Network::gradients`]: whole
     /// blocks run as one operation, and what they give as gradients of parameters bypasses candle's graph.
     pub fn for_backward(&self) -> Self {
-        Self { sink: self.device.is_cpu().then(Arc::default), ..self.clone() }
+        Self { sink: Some(Arc::default()), ..self.clone() }
     }
 
     /// Gradients of `loss` with respect to all parameters.
@@ -168,6 +168,8 @@ impl Network {
         let mut grads = Gradients::collect(&self.vars, &mut loss.backward()?)?;
         if let Some(sink) = &self.sink {
             grads.add(Gradients::from_map(sink.take()))?;
+            #[cfg(feature = "cuda")]
+            grads.add(Gradients::from_map(sink.take_from_device()))?;
         }
         Ok(grads)
     }

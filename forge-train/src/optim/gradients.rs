@@ -34,8 +34,8 @@ impl Gradients {
         Ok(Self(all))
     }
 
-    /// From plain vectors.
-    pub fn from_map(map: BTreeMap<Key, Vec<f32>>) -> Self {
+    /// From vectors, wherever they are.
+    pub fn from_map(map: BTreeMap<Key, impl Into<Array>>) -> Self {
         Self(map.into_iter().map(|(key, values)| (key, values.into())).collect())
     }
 

@@ -26,15 +26,22 @@ impl Drop for Temporary {
 /// # Errors
 /// [`Error::Io`] naming `path`; nothing is left behind.
 pub fn write(path: &Path, parts: &[&[u8]]) -> Result<()> {
+    let all = |file: &mut File| parts.iter().try_for_each(|part| file.write_all(part));
+    write_with(path, |file| all(file).map_err(Error::io("write", path)))
+}
+
+/// As [`write`], with content that `fill` writes, for what does not fit into memory.
+///
+/// # Errors
+/// Whatever `fill` fails with, or [`Error::Io`] naming `path`; nothing is left behind.
+pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
     let temporary = Temporary(directory.join(format!(".{name}.{}.{unique}.{TEMPORARY}", std::process::id())));
     let mut file = File::create(&temporary.0).map_err(Error::io("create", path))?;
-    for part in parts {
-        file.write_all(part).map_err(Error::io("write", path))?;
-    }
+    fill(&mut file)?;
     file.sync_all().map_err(Error::io("write", path))?;
     drop(file);
     fs::rename(&temporary.0, path).map_err(Error::io("write", path))?;

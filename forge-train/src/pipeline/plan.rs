@@ -87,7 +87,7 @@ impl Plan {
     /// # Errors
     /// [`crate::error::Error::Format`] for a model that cannot be, [`crate::error::Error::Tensor`] when the probe fails.
     pub fn new(config: &Config) -> Result<Self> {
-        let model = config.model_config(config.tokenizer.vocab);
+        let model = config.model_config(config.tokenizer.planned_vocab());
         model.validate()?;
         let speed = [probe(&model, Precision::FLOAT)?, probe(&model, Precision::TERNARY)?];
         Ok(Self::with_speed(config, &model, speed))
@@ -277,7 +277,7 @@ mod tests {
 
     fn plan(preset: Preset) -> Plan {
         let config = Config::preset(preset);
-        Plan::with_speed(&config, &config.model_config(config.tokenizer.vocab), [1000.0, 500.0])
+        Plan::with_speed(&config, &config.model_config(config.tokenizer.planned_vocab()), [1000.0, 500.0])
     }
 
     #[test]

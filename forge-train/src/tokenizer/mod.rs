@@ -1,8 +1,7 @@
 //! Tokenizers: byte-pair encodings, bytes and characters, trained here and run through `forge-runtime`.
 //!
-//! The BPE trainer is the project's own: it must cut text with [`forge_formats::pretokens`], the pre-tokeniser the
-//! device uses, bound the length of a token, and emit the file's table directly; otherwise a token learned here
-//! could be one the device never produces.
+//! Whatever trained it, a tokenizer is the table that stands in the file, and text is encoded by the runtime's encoder over
+//! that table: what the model is trained on is what the device will produce.
 
 mod bpe;
 mod characters;
@@ -60,15 +59,15 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Usage`] when the vocabulary does not hold the special tokens and bytes, or the texts have more
     /// characters than there are ids; [`Error::Format`] for names the table refuses.
-    pub fn train<S: AsRef<str>>(
-        texts: impl Iterator<Item = S>,
+    pub fn train<S: AsRef<str> + Send>(
+        texts: impl Iterator<Item = S> + Send,
         mut specials: Vec<(SpecialKind, String)>,
         config: &TokenizerConfig,
     ) -> Result<Self> {
         match config.kind {
             TokenizerKind::Bpe => {
                 let wanted = room(config.vocab as usize, specials.len())?;
-                let merges = bpe::train(texts, specials.len() as u16, wanted);
+                let merges = bpe::train(texts, specials.len() as u16, wanted)?;
                 Self::from_spec(TokenizerSpec { specials, merges, ..TokenizerSpec::default() })
             }
             TokenizerKind::Byte => Self::from_spec(TokenizerSpec { specials, ..TokenizerSpec::default() }),
@@ -82,6 +81,12 @@ impl Tokenizer {
     }
 
     fn of_characters(found: &BTreeSet<char>, specials: Vec<(SpecialKind, String)>) -> Result<Self> {
+        if found.is_empty() {
+            return Err(Error::Usage {
+                what: "a text without characters makes no tokenizer of characters".into(),
+                hint: "give more text, or set `tokenizer.kind` to bpe or byte".into(),
+            });
+        }
         let table = characters::table(found, specials.len() as u16);
         let (alphabet, merges) = table.ok_or_else(|| Error::Usage {
             what: format!("{} different characters do not fit a vocabulary of 65536", found.len()),

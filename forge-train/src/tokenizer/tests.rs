@@ -78,6 +78,13 @@ fn other_characters_are_the_unknown_token() {
 }
 
 #[test]
+fn no_characters_make_no_tokenizer() {
+    let config = TokenizerConfig { kind: TokenizerKind::Char, vocab: 0 };
+    let refused = Tokenizer::train([""].into_iter(), controls(), &config).unwrap_err();
+    assert!(refused.hint().is_some(), "{refused}");
+}
+
+#[test]
 fn a_byte_is_a_token() {
     let t = of_kind(TokenizerKind::Byte, "whatever");
     assert_eq!(t.vocab(), 7 + 256);
@@ -106,7 +113,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_as_many_tokens_as_characters(text in ".{0,60}") {
+    fn any_text_is_as_many_tokens_as_characters(text in ".{1,60}") {
         let t = of_kind(TokenizerKind::Char, &text);
         let ids = t.encode(&text);
         prop_assert_eq!(ids.len(), text.chars().count());

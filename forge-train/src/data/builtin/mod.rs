@@ -19,6 +19,7 @@ use rayon::prelude::*;
 pub use arithmetic::LEVELS;
 pub use persona::is_persona_reply;
 
+use super::hygiene::Hygiene;
 use super::{Dataset, Example, Split, System};
 use crate::rng::Rng;
 
@@ -104,6 +105,7 @@ pub fn generate(seed: u64, sizes: &Sizes) -> Dataset {
         tools: assistant::schemas(),
         name: "builtin".into(),
         corpus: None,
+        hygiene: Hygiene::default(),
     }
 }
 

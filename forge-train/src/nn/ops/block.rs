@@ -9,6 +9,8 @@ use candle_core::{Result, Shape, Storage, Tensor};
 use rayon::prelude::*;
 
 use super::attention::Attention;
+#[cfg(feature = "cuda")]
+use super::cuda::DeviceRows;
 use super::dropout::Mask;
 use super::glu::Prologue;
 use super::linear::{Call, Extra, NormLinear};
@@ -66,19 +68,27 @@ pub(crate) struct Block {
     /// Where the gradients of the parameters go.
     pub(crate) sink: Arc<Sink>,
     /// What the forward pass kept for the backward pass.
-    pub(crate) kept: Mutex<Option<Kept>>,
+    pub(crate) kept: Mutex<Option<Kept<Vec<f32>>>>,
+    /// The same on a device.
+    #[cfg(feature = "cuda")]
+    pub(crate) kept_on_device: Mutex<Option<Kept<DeviceRows>>>,
 }
 
 /// Intermediate values of a block.
-pub(crate) struct Kept {
-    qkv: Vec<f32>,
-    attended: Vec<f32>,
-    middle: Vec<f32>,
-    hidden: Vec<f32>,
+pub(crate) struct Kept<T> {
+    /// Queries, keys and values.
+    pub(super) qkv: T,
+    /// What attention yields.
+    pub(super) attended: T,
+    /// The residual stream between attention and feed-forward network.
+    pub(super) middle: T,
+    /// The two halves of the gated activation.
+    pub(super) hidden: T,
 }
 
 impl Projection {
-    fn op(&self, extra: Extra) -> NormLinear {
+    /// The operation, its third operand being `extra`.
+    pub(super) fn op(&self, extra: Extra) -> NormLinear {
         let Form { quant, device, products } = self.matrix.form.clone();
         NormLinear { prologue: self.prologue, eps: self.eps, quant, device, products, extra }
     }
@@ -127,7 +137,7 @@ impl Projection {
 }
 
 impl Block {
-    fn compute(&self, u: Arg<'_>) -> Result<(Kept, Vec<f32>)> {
+    fn compute(&self, u: Arg<'_>) -> Result<(Kept<Vec<f32>>, Vec<f32>)> {
         let [attention_mask, ffn_mask] = self.masks.map_or([None; 2], |masks| masks.map(Some));
         let rows = u.rows();
         let qkv = self.qkv.forward(u)?;
@@ -167,7 +177,7 @@ impl Block {
         Ok(du)
     }
 
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Kept>> {
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Kept<Vec<f32>>>> {
         self.kept.lock().unwrap_or_else(|e| e.into_inner())
     }
 }

@@ -78,11 +78,11 @@ impl Mask {
         })
     }
 
-    /// What the hash takes but for the element, as a device is told it: key, site, part, step; and the threshold.
+    /// What a device needs to find the mask: key, site, part, step and threshold.
     #[cfg(feature = "cuda")]
     pub(super) fn words(&self) -> [u32; 6] {
-        let ([a, b], [site, part, step]) = (self.key, self.place);
-        [a, b, site, part, step, self.threshold]
+        let ([a, b], [c, d, e]) = (self.key, self.place);
+        [a, b, c, d, e, self.threshold]
     }
 
     /// Adds the masked values of `x` to `out`; both begin at element `first`, a multiple of [`TILE`].

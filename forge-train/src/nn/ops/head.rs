@@ -7,6 +7,8 @@ use candle_core::{Result, Shape, bail};
 use rayon::prelude::*;
 
 use super::block::Projection;
+#[cfg(feature = "cuda")]
+use super::cuda::DeviceRows;
 use super::linear::{Call, NormLinear};
 use super::loss::{CrossEntropy, cross_entropy_row};
 use super::sink::Sink;
@@ -26,6 +28,9 @@ pub(crate) struct HeadCrossEntropy {
     pub(crate) sink: Arc<Sink>,
     /// What the forward pass kept for the backward pass.
     pub(crate) kept: Mutex<Option<Kept>>,
+    /// The logits, which a device keeps instead.
+    #[cfg(feature = "cuda")]
+    pub(crate) logits: Mutex<Option<DeviceRows>>,
 }
 
 /// Gradients for a gradient of 1.

@@ -180,8 +180,7 @@ impl Op<1> for CrossEntropy {
 
     fn forward(&self, [x]: [Arg<'_>; 1]) -> Result<(Vec<f32>, Shape)> {
         self.check(x.rows(), x.width())?;
-        let vocab = x.width();
-        let loss = self.weighting.mean(x.data, vocab, |r, row, scratch| {
+        let loss = self.weighting.mean(x.data, x.width(), |r, row, scratch| {
             negative_log_likelihood(row, self.targets[r] as usize, scratch)
         });
         Ok((vec![loss], Shape::from(())))

@@ -28,6 +28,15 @@ fn dropped_f32(mask: &Mask, base: Param, x: Operand<'_>) -> Result<CudaStorage> 
     Ok(CudaStorage::wrap_cuda_slice(y, x.device().clone()))
 }
 
+impl Mask {
+    /// `mask ⊙ x` of f32 rows, in bf16.
+    pub(super) fn device_applied(&self, x: Operand<'_>) -> Result<CudaStorage> {
+        let y = output::<bf16>(x.device(), x.len())?;
+        dropped(self, "dropped_f32_bf16", Param::NONE, x, (&y).into())?;
+        Ok(CudaStorage::wrap_cuda_slice(y, x.device().clone()))
+    }
+}
+
 impl DeviceOp<1> for Dropped {
     fn device_forward(&self, [x]: [Operand<'_>; 1]) -> Result<(CudaStorage, Shape)> {
         if x.is_bf16()? {
@@ -63,9 +72,7 @@ impl DeviceOp<2> for Dropped {
         _wanted: [bool; 2],
     ) -> Result<[Gradient; 2]> {
         let dx = if x.is_bf16()? {
-            let dx = output::<bf16>(x.device(), x.len())?;
-            dropped(&self.0, "dropped_f32_bf16", Param::NONE, grad, (&dx).into())?;
-            CudaStorage::wrap_cuda_slice(dx, x.device().clone())
+            self.0.device_applied(grad)?
         } else {
             dropped_f32(&self.0, Param::NONE, grad)?
         };

@@ -13,7 +13,7 @@ use super::norm::{PARTIALS, sum_columns};
 use super::{DeviceOp, DeviceWeight, Gradient, Operand};
 
 /// Operands of one call, sorted out.
-struct Call<'a> {
+pub(super) struct Call<'a> {
     x: Operand<'a>,
     gain: Option<Operand<'a>>,
     residual: Option<Operand<'a>>,
@@ -30,7 +30,8 @@ impl Call<'_> {
 }
 
 impl NormLinear {
-    fn device_call<'a>(
+    /// The operands of a call, checked.
+    pub(super) fn device_call<'a>(
         &'a self,
         x: Operand<'a>,
         w: Operand<'a>,
@@ -93,7 +94,8 @@ impl NormLinear {
         Ok((a, steps))
     }
 
-    fn device_run(&self, call: &Call<'_>) -> Result<(CudaStorage, Shape)> {
+    /// The map's result.
+    pub(super) fn device_run(&self, call: &Call<'_>) -> Result<(CudaStorage, Shape)> {
         let (a, steps) = self.device_activations(call)?;
         let device = call.device();
         let a = a.as_view();
@@ -113,7 +115,7 @@ impl NormLinear {
         let scaling: [Param; 2] = [steps.as_ref().into(), codes.map(|codes| &codes.scales).into()];
         let residual = call.residual.map(|r| r.f32()).transpose()?;
         let finish = |name: &str, y: Param| {
-            let vector = if call.outs % 4 == 0 { 4 } else { 1 };
+            let vector = if call.outs.is_multiple_of(4) { 4 } else { 1 };
             let name = if vector == 4 { format!("{name}_4") } else { name.to_owned() };
             let [steps, scales] = scaling;
             let params = [
@@ -138,11 +140,12 @@ impl NormLinear {
         }
     }
 
-    /// Gradients of `x`, `W` and the gain.
-    fn device_gradients(
+    /// Gradients of `x`, added to the f32 `base` where that is given, of `W` and of the gain.
+    pub(super) fn device_gradients(
         &self,
         call: &Call<'_>,
         grad: Operand<'_>,
+        base: Option<Operand<'_>>,
         weights: bool,
     ) -> Result<(Gradient, Gradient, Gradient)> {
         let device = call.device();
@@ -156,7 +159,7 @@ impl NormLinear {
         let w = call.weight.effective.as_view();
         let mut da = output::<bf16>(device, call.rows * call.ins)?;
         multiply(device, &mut da, dy, Matrix::new(&w, call.outs, call.ins)?, factor)?;
-        let (dx, a, dgain) = self.activations_gradient(call, &da)?;
+        let (dx, a, dgain) = self.activations_gradient(call, &da, base)?;
         let dw = if weights {
             let mut dw = output::<f32>(device, call.outs * call.ins)?;
             let a = a.as_view();
@@ -173,9 +176,14 @@ impl NormLinear {
         &self,
         call: &Call<'_>,
         da: &CudaSlice<bf16>,
+        base: Option<Operand<'_>>,
     ) -> Result<(CudaStorage, CudaSlice<bf16>, Gradient)> {
         let device = call.device();
         let gain = call.gain.map(|g| g.f32()).transpose()?;
+        let base = base.map(|b| b.f32()).transpose()?;
+        if base.is_some() && (self.prologue != Prologue::Identity || call.x.is_bf16()?) {
+            bail!("a gradient is added to that of plain f32 rows only");
+        }
         let a = output::<bf16>(device, call.rows * call.ins)?;
         let buffers = if gain.is_some() { 2 } else { 1 };
         let warps = warps_of_rows(buffers * call.ins);
@@ -183,8 +191,15 @@ impl NormLinear {
         let blocks = if gain.is_some() { blocks.min(PARTIALS) } else { blocks };
         let partials = gain.is_some().then(|| output::<f32>(device, blocks * call.ins)).transpose()?;
         let launch_to = |dx: Param| {
-            let operands =
-                [call.x.param()?, gain.as_ref().into(), da.into(), dx, (&a).into(), partials.as_ref().into()];
+            let operands = [
+                call.x.param()?,
+                gain.as_ref().into(),
+                da.into(),
+                base.as_ref().into(),
+                dx,
+                (&a).into(),
+                partials.as_ref().into(),
+            ];
             let params: Vec<Param> = operands.into_iter().chain(self.activation_params(call)).collect();
             let grid = Grid::new((blocks, 1, 1), 32 * warps as u32).shared(warps * buffers * call.ins * 4);
             launch(device, self.activation_kernels(call)?, "activations_backward", grid, &params)
@@ -229,7 +244,7 @@ impl DeviceOp<2> for NormLinear {
         grad: Operand<'_>,
         wanted: [bool; 2],
     ) -> Result<[Gradient; 2]> {
-        let (dx, dw, _) = self.device_gradients(&self.device_call(x, w, None)?, grad, wanted[1])?;
+        let (dx, dw, _) = self.device_gradients(&self.device_call(x, w, None)?, grad, None, wanted[1])?;
         Ok([dx, dw])
     }
 }
@@ -247,7 +262,7 @@ impl DeviceOp<3> for NormLinear {
         wanted: [bool; 3],
     ) -> Result<[Gradient; 3]> {
         let (dx, dw, dgain) =
-            self.device_gradients(&self.device_call(x, w, Some(extra))?, grad, wanted[1])?;
+            self.device_gradients(&self.device_call(x, w, Some(extra))?, grad, None, wanted[1])?;
         let dextra = match self.extra {
             Extra::Gain => dgain,
             Extra::Residual => Gradient::Passed,

@@ -17,9 +17,11 @@
 //! but losses, token scores and the halting logits of a pass that halts.
 
 mod attention;
+mod block;
 mod dropout;
 mod embedding;
 mod gemm;
+mod head;
 pub(crate) mod launch;
 mod linear;
 mod loss;
@@ -30,6 +32,7 @@ mod operand;
 pub(crate) mod tests;
 mod weight;
 
+pub(crate) use block::DeviceRows;
 pub(crate) use loss::token_scores;
 pub(crate) use operand::Operand;
 pub(crate) use weight::DeviceWeight;
@@ -65,33 +68,6 @@ pub(crate) trait DeviceOp<const N: usize> {
         wanted: [bool; N],
     ) -> Result<[Gradient; N]>;
 }
-
-/// Operations that only a network's CPU path makes: whole blocks, head with loss, gradients that bypass the graph.
-macro_rules! cpu_only {
-    ($($op:ty $(where $param:ident: $bound:path)?),*) => {$(
-        impl$(<$param: $bound>)? DeviceOp<1> for $op {
-            fn device_forward(&self, _: [Operand<'_>; 1]) -> Result<(CudaStorage, Shape)> {
-                bail!("this operation is the CPU's own")
-            }
-
-            fn device_backward(
-                &self,
-                _: [Operand<'_>; 1],
-                _: Operand<'_>,
-                _: Operand<'_>,
-                _: [bool; 1],
-            ) -> Result<[Gradient; 1]> {
-                bail!("this operation is the CPU's own")
-            }
-        }
-    )*};
-}
-
-cpu_only!(
-    super::block::Block,
-    super::head::HeadCrossEntropy,
-    super::sink::Deposited<T> where T: super::Op<1>
-);
 
 /// The gradients of `args` as tensors.
 ///

@@ -110,10 +110,10 @@ extern "C" __global__ void activations(const Row* x, const float* gain, bf16* a,
     if (rounding == INTEGER && threadIdx.x % 32 == 0) steps[row] = grid.step;
 }
 
-// Given `da [rows, ins]`, the gradient of the activations: writes `dx`, the activations `a` the matrix was multiplied
-// with, and for each block its share of the gain's gradient, `partial [blocks, ins]`.
-extern "C" __global__ void activations_backward(const Row* x, const float* gain, const bf16* da, Row* dx, bf16* a,
-                                                float* partial, int rows, int ins, float eps, int rounding,
+// Given `da [rows, ins]`, the gradient of the activations: writes `dx`, added to `base` where that is given (rows that
+// go through no prologue only), the activations `a` the matrix was multiplied with, and for each block its share of the gain's gradient, `partial [blocks, ins]`.
+extern "C" __global__ void activations_backward(const Row* x, const float* gain, const bf16* da, const Row* base, Row* dx,
+                                                bf16* a, float* partial, int rows, int ins, float eps, int rounding,
                                                 float lambda) {
     extern __shared__ float4 cache[];
     int warp = threadIdx.x / 32, warps = blockDim.x / 32, width = ins * (GATED ? 2 : 1);
@@ -156,6 +156,11 @@ extern "C" __global__ void activations_backward(const Row* x, const float* gain,
                 d[k] = d[k] * by - c * v[k];
             }
             write<V>(a + (size_t)row * ins + i, n);
+            if (PROLOGUE == IDENTITY && base) {
+                float b[V];
+                read<V>(base + (size_t)row * ins + i, b);
+                for (int k = 0; k < V; k++) d[k] += b[k];
+            }
             image_backward(xr, dx + (size_t)row * width, i, ins, d);
         }
     }

@@ -7,9 +7,8 @@ use candle_core::{Device, Tensor};
 use forge_formats::config::{Activation, CacheKind, ModelConfig};
 
 use super::{gpu, probe};
-use crate::nn::loss::weighted_cross_entropy;
 use crate::nn::{ForwardOptions, Network, Precision};
-use crate::optim::{AdamW, AdamWConfig, Gradients, Optimizer};
+use crate::optim::{AdamW, AdamWConfig, Optimizer};
 use crate::rng::Rng;
 use crate::weights::Weights;
 
@@ -44,10 +43,10 @@ const COLS: usize = 256;
 /// A whole step, as the trainer takes it: forward, backward, clipping, AdamW; returns the loss.
 fn step(net: &Network, adamw: &mut AdamW, device: &Device, ids: &[u32]) -> f32 {
     let batch = Tensor::from_slice(ids, (ids.len() / COLS, COLS), device).unwrap();
+    let net = net.for_backward();
     let forward = net.forward(&batch, ForwardOptions::default()).unwrap();
-    let logits = net.logits(forward.answer()).unwrap();
-    let loss = weighted_cross_entropy(&logits, ids, &vec![1.0; ids.len()]).unwrap();
-    let mut gradients = Gradients::collect(net.vars(), &mut loss.backward().unwrap()).unwrap();
+    let loss = net.cross_entropy(forward.answer(), ids, &vec![1.0; ids.len()]).unwrap();
+    let mut gradients = net.gradients(&loss).unwrap();
     gradients.clip(1.0).unwrap();
     adamw.step(net.vars(), &gradients, 1e-4).unwrap();
     loss.to_scalar().unwrap()

@@ -1,35 +1,21 @@
-//! `forge-train eval`: measures a model file through the runtime.
+//! `eval --data`: examples, answered.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use forge_formats::file::File;
 use forge_train::data::{Example, PERSONA_SYSTEM, TOOL_SYSTEM, load};
 use forge_train::error::Result;
-use forge_train::eval::{self, EvalReport, Options, Rate};
+use forge_train::eval::{self, EvalReport, Options, Paired, Rate, Verdict};
 use forge_train::pipeline::table::{Align, bytes as size, layout};
 use serde_json::{Value, json};
 
-use super::model::{self, Constrained};
-use super::output::{Outcome, print, print_json};
+use super::against::{self, Files};
+use crate::cli::model::{self, Constrained};
+use crate::cli::output::{Outcome, print, print_json};
 
-const EXAMPLES: &str = "\
-Tool prompts are asked as the file was measured when it was made: with the system text before
-phase 6, without it once phase 6 has baked it in. `--system` sets it for every example;
-`--system \"\"` leaves it out.
-
-Examples:
-  forge-train eval model.forge --data test.jsonl
-  forge-train eval model.forge --data test.jsonl --json | jq .frame_accuracy";
-
-/// Measures a model on examples.
+/// How examples are asked.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
-pub(crate) struct Args {
-    /// The .forge file
-    model: PathBuf,
-    /// Examples, one JSON object a line
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
+pub(super) struct Asking {
     /// System text in front of every prompt; empty for none
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -40,19 +26,38 @@ pub(crate) struct Args {
     #[arg(long, value_name = "HOW", default_value = "off", default_missing_value = "auto",
           num_args = 0..=1, require_equals = true)]
     constrained: Constrained,
-    /// Print one JSON document; every accuracy comes with its 95 % interval
-    #[arg(long)]
-    json: bool,
 }
 
-pub(crate) fn main(args: &Args) -> Outcome {
-    let bytes = model::read(&args.model)?;
-    let mut examples = load::jsonl(&args.data)?;
-    set_system(&mut examples, args.system.as_deref(), asked_without(&bytes)?);
-    let constrained = args.constrained.mode(model::parse(&args.model, &bytes)?.file());
-    let options = Options { max_tokens: args.max_tokens, constrained, ..Options::default() };
-    let report = eval::evaluate(&bytes, &examples, &options)?;
-    if args.json { print_json(&document(&report)?) } else { print(&text(&report)) }
+/// Measures one file, or compares two.
+pub(super) fn main(files: &Files, data: &Path, asking: &Asking, json: bool) -> Outcome {
+    let examples = load::jsonl(data)?;
+    let measure = |(path, bytes): &(PathBuf, Vec<u8>)| -> Result<(EvalReport, Vec<Verdict>)> {
+        let mut examples = examples.clone();
+        set_system(&mut examples, asking.system.as_deref(), asked_without(bytes)?);
+        let constrained = asking.constrained.mode(model::parse(path, bytes)?.file());
+        let options = Options { max_tokens: asking.max_tokens, constrained, ..Options::default() };
+        eval::evaluate_each(bytes, &examples, &options)
+    };
+    let (first, verdicts) = measure(&files.first)?;
+    let Some(second) = &files.second else {
+        return if json { print_json(&document(&first)?) } else { print(&text(&first)) };
+    };
+    let (second, others) = measure(second)?;
+    let pair = |verdict: &dyn Fn(&Verdict) -> Option<bool>| {
+        let hits = |list: &[Verdict]| -> Vec<bool> { list.iter().filter_map(verdict).collect() };
+        Paired::of(&hits(&verdicts), &hits(&others))
+    };
+    let paired = [
+        ("tool accuracy", pair(&|v| v.tool)),
+        ("frame accuracy", pair(&|v| v.frame)),
+        ("answer accuracy", pair(&|v| v.answer)),
+    ];
+    if json {
+        let [tool, frame, answer] = paired.map(|(_, paired)| paired);
+        let paired = json!({"tool_accuracy": tool, "frame_accuracy": frame, "answer_accuracy": answer});
+        return print_json(&against::document(&first, &second, paired)?);
+    }
+    print(&format!("{}\n{}\n{}", text(&first), text(&second), against::accuracies(&paired)))
 }
 
 /// Whether the file's card says that it was measured without system text.
@@ -76,8 +81,7 @@ fn set_system(examples: &mut [Example], chosen: Option<&str>, bare: bool) {
 }
 
 fn document(report: &EvalReport) -> Result<Value> {
-    let mut value = serde_json::to_value(report)
-        .map_err(|e| forge_train::error::Error::Config(format!("cannot write JSON: {e}")))?;
+    let mut value = against::value(report)?;
     value["schema"] = 1.into();
     Ok(value)
 }
