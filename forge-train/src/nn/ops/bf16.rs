@@ -35,6 +35,7 @@ type Tile = [[f32; COLUMNS]; ROWS];
 pub(crate) enum Kernel {
     /// The meaning, in the order of operations of the instruction: of each pair the second product is added first,
     /// every sum rounded to f32.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the meaning, for tests and readers"))]
     Emulated,
     /// `vdpbf16ps`.
     #[cfg(target_arch = "x86_64")]
