@@ -1,6 +1,7 @@
 //! Trains tiny language models in eight phases and emits `.forge` files that `forge-runtime` executes.
 #![forbid(unsafe_op_in_unsafe_fn)]
 
+pub mod allocator;
 pub mod codec;
 pub mod config;
 pub mod config_load;
