@@ -30,6 +30,8 @@ const SPECIAL_BYTES: u64 = 10;
 const FLOPS_PER_PARAMETER: f64 = 6.0;
 /// Work of one probe: a second or less on two cores.
 const PROBE_FLOPS: f64 = 2e10;
+/// Sequences of a probe on a GPU, which fewer would not fill.
+const GPU_ROWS: usize = 128;
 /// Memory of the program before it trains, in bytes.
 const BASE_MEMORY: u64 = 110_000_000;
 /// Memory of a thousand built-in examples of each kind, in bytes.
@@ -82,14 +84,16 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans a run of the whole pipeline and probes this machine's speed.
+    /// Plans a run of the whole pipeline and probes the speed of the device it would train on.
     ///
     /// # Errors
-    /// [`crate::error::Error::Format`] for a model that cannot be, [`crate::error::Error::Tensor`] when the probe fails.
+    /// [`crate::error::Error::Format`] for a model that cannot be, [`crate::error::Error::Usage`] for a device that is
+    /// not there, [`crate::error::Error::Tensor`] when the probe fails.
     pub fn new(config: &Config) -> Result<Self> {
         let model = config.model_config(config.tokenizer.planned_vocab());
         model.validate()?;
-        let speed = [probe(&model, Precision::FLOAT)?, probe(&model, Precision::TERNARY)?];
+        let device = config.run.device.open()?;
+        let speed = [probe(&model, Precision::FLOAT, &device)?, probe(&model, Precision::TERNARY, &device)?];
         Ok(Self::with_speed(config, &model, speed))
     }
 
@@ -245,24 +249,29 @@ fn peak_memory(phase: PhaseId, config: &Config, model: &ModelConfig) -> u64 {
 }
 
 /// Tokens a second that training gets through here: the fastest of three steps, since other work can only slow one.
-fn probe(model: &ModelConfig, precision: Precision) -> Result<f64> {
+fn probe(model: &ModelConfig, precision: Precision, device: &Device) -> Result<f64> {
     let work = FLOPS_PER_PARAMETER * model.parameters() as f64 * f64::from(model.recursion);
     let cols = 64usize;
-    let rows = ((PROBE_FLOPS / work) as usize / cols).clamp(1, 64);
+    let rows = match device.is_cpu() {
+        true => ((PROBE_FLOPS / work) as usize / cols).clamp(1, 64),
+        false => GPU_ROWS,
+    };
     let ids: Vec<u32> =
         (0..rows * cols).map(|i| (i as u32).wrapping_mul(2_654_435_761) % model.vocab).collect();
     let input = Tensor::from_slice(&ids, (rows, cols), &Device::Cpu)?;
-    let network = Network::new(&Weights::init(model, 0), precision, &Device::Cpu)?;
+    let network = Network::new(&Weights::init(model, 0), precision, device)?;
     let weights = vec![1.0; ids.len()];
     let mut seconds = f64::INFINITY;
     for _ in 0..3 {
         let began = Instant::now();
         let forward = network.forward(&input, ForwardOptions::default())?;
-        let mut total = Tensor::new(0f32, &Device::Cpu)?;
+        let mut total = Tensor::new(0f32, device)?;
         for answer in &forward.answers {
             total = (total + loss::weighted_cross_entropy(&network.logits(answer)?, &ids, &weights)?)?;
         }
         total.backward()?;
+        // A GPU is waited for only when something is read.
+        total.to_scalar::<f32>()?;
         seconds = seconds.min(began.elapsed().as_secs_f64());
     }
     Ok(ids.len() as f64 / seconds.max(1e-9))
@@ -345,7 +354,7 @@ mod tests {
         let mut model = Config::preset(Preset::Nano).model_config(300);
         (model.dim, model.ffn) = (32, 16);
         for precision in [Precision::FLOAT, Precision::TERNARY] {
-            let speed = probe(&model, precision).unwrap();
+            let speed = probe(&model, precision, &Device::Cpu).unwrap();
             assert!(speed.is_finite() && speed > 1.0, "{speed}");
         }
     }

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::attention::Attention;
 #[cfg(feature = "cuda")]
-use super::cuda::DeviceRows;
+use super::cuda::KeptOnDevice;
 use super::dropout::Mask;
 use super::glu::Prologue;
 use super::linear::{Call, Extra, NormLinear};
@@ -71,7 +71,7 @@ pub(crate) struct Block {
     pub(crate) kept: Mutex<Option<Kept<Vec<f32>>>>,
     /// The same on a device.
     #[cfg(feature = "cuda")]
-    pub(crate) kept_on_device: Mutex<Option<Kept<DeviceRows>>>,
+    pub(crate) kept_on_device: Mutex<Option<KeptOnDevice>>,
 }
 
 /// Intermediate values of a block.
