@@ -6,6 +6,7 @@ use forge_formats::config::{Activation, CacheKind, ModelConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceChoice;
+pub use crate::optimizer_presets::OptimizerPreset;
 use crate::phases::evomerge::EvolveConfig;
 use crate::tokenizer::CONTROLS;
 pub use crate::train_config::{ScheduleKind, TrainConfig};
@@ -67,6 +68,9 @@ pub struct RunConfig {
     /// Where training runs: `auto`, `cpu`, `cuda` or `cuda:N`.
     #[serde(default)]
     pub device: DeviceChoice,
+    /// Optimisers of all stages: `adamw`, `muon` or `muon_grokfast`; settings of a stage win over it.
+    #[serde(default)]
+    pub optimizer: OptimizerPreset,
 }
 
 /// The model's sizes; the vocabulary comes from the tokenizer.

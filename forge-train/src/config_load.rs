@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use crate::config::{Config, Preset};
+use crate::config::{Config, OptimizerPreset, Preset};
 use crate::error::{Error, Result};
 
 /// Where a configuration comes from; each layer overrides the one before.
@@ -33,7 +33,8 @@ pub fn load(layers: &Layers<'_>) -> Result<Config> {
     let file = layers.file.map(read_table).transpose()?;
     let named = file.as_ref().and_then(|f| f.get("run")?.get("preset")).map(preset_of).transpose()?;
     let preset = layers.preset.or(named).unwrap_or(Preset::Nano);
-    let mut table = to_table(&Config::preset(preset))?;
+    let optimizer = optimizer(file.as_ref(), layers.set)?;
+    let mut table = to_table(&Config::preset(preset).with_optimizer(optimizer))?;
     if let Some(mut file) = file {
         if let Some(run) = file.get_mut("run").and_then(Value::as_table_mut) {
             run.remove("preset");
@@ -41,7 +42,26 @@ pub fn load(layers: &Layers<'_>) -> Result<Config> {
         let source = layers.file.unwrap_or(Path::new("")).display().to_string();
         merge(&mut table, file, "", &source)?;
     }
-    apply(table, layers.set)
+    checked(apply(table, layers.set)?)
+}
+
+/// The optimisers asked for; the last one wins.
+fn optimizer(file: Option<&Table>, set: &[String]) -> Result<OptimizerPreset> {
+    let mut named = file.and_then(|f| f.get("run")?.get("optimizer")).cloned();
+    for assignment in set {
+        let (key, value) = parse_assignment(assignment)?;
+        if key == "run.optimizer" {
+            named = Some(value);
+        }
+    }
+    let Some(named) = named else { return Ok(OptimizerPreset::default()) };
+    let hint = "set `run.optimizer` to adamw, muon or muon_grokfast";
+    named.clone().try_into().map_err(|_| usage(&format!("no optimiser preset is called {named}"), hint))
+}
+
+fn checked(config: Config) -> Result<Config> {
+    config.check()?;
+    Ok(config)
 }
 
 /// Any configuration: `defaults`, overridden by TOML `text` called `source` in messages, then by assignments.
@@ -65,7 +85,14 @@ pub fn layered<T: Serialize + DeserializeOwned>(
 /// # Errors
 /// As [`load`].
 pub fn override_with(config: &Config, set: &[String]) -> Result<Config> {
-    apply(to_table(config)?, set)
+    if let Some(late) = set.iter().find(|s| s.split('=').next().is_some_and(|k| k.trim() == "run.optimizer"))
+    {
+        return Err(usage(
+            &format!("`--set {late}` comes too late"),
+            "set `muon_lr` and the like of the stages",
+        ));
+    }
+    checked(apply(to_table(config)?, set)?)
 }
 
 fn apply<T: DeserializeOwned>(mut table: Table, set: &[String]) -> Result<T> {

@@ -146,7 +146,9 @@ mod gpu {
             Ok(Err(error)) => error.to_string(),
             Err(payload) => payload.downcast_ref::<String>().cloned().unwrap_or_default(),
         };
-        let reason = reason.lines().next().unwrap_or_default().to_owned();
+        // The bindings go on with every file name that was tried.
+        let reason = reason.lines().next().unwrap_or_default();
+        let reason = reason.split(" - ").next().unwrap_or_default().trim_end_matches('.').to_owned();
         Err(Error::Usage {
             what: format!("CUDA cannot be used here: {reason}"),
             hint:

@@ -13,6 +13,7 @@ pub mod error;
 pub mod eval;
 pub mod nn;
 pub mod optim;
+pub mod optimizer_presets;
 pub mod phases;
 pub mod pipeline;
 mod presets;

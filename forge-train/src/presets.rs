@@ -2,8 +2,8 @@
 
 use crate::config::{
     BakingConfig, BitNetConfig, CognateConfig, CompressionConfig, Config, DataConfig, EdgeConfig,
-    EvoMergeConfig, ForgeConfig, ModelShape, Preset, QuietStarConfig, RunConfig, TokenizerConfig,
-    TrainConfig,
+    EvoMergeConfig, ForgeConfig, ModelShape, OptimizerPreset, Preset, QuietStarConfig, RunConfig,
+    TokenizerConfig, TrainConfig,
 };
 use crate::device::DeviceChoice;
 use crate::phases::evomerge::EvolveConfig;
@@ -26,6 +26,7 @@ impl Config {
                 seed: 42,
                 checkpoint_seconds: 20,
                 device: DeviceChoice::Auto,
+                optimizer: OptimizerPreset::AdamW,
             },
             model: nano_model(),
             tokenizer: TokenizerConfig::bpe(512),

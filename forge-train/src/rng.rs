@@ -68,3 +68,46 @@ impl Rng {
         }
     }
 }
+
+#[cfg(test)]
+mod source_tests {
+    use std::fs;
+    use std::path::Path;
+
+    /// Sources of randomness that no seed of ours reaches.
+    const FOREIGN: [&str; 8] = [
+        "Tensor::rand",
+        "rand_like(",
+        "randn_like(",
+        "rand::rng",
+        "thread_rng",
+        "Init::Rand",
+        "ops::dropout(",
+        "RandomState",
+    ];
+
+    fn foreign(directory: &Path, found: &mut Vec<String>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                foreign(&path, found);
+            } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("rng.rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let names = FOREIGN.iter().filter(|name| text.contains(**name));
+                found.extend(names.map(|name| format!("{}: {name}", path.display())));
+            }
+        }
+    }
+
+    #[test]
+    fn every_random_number_comes_from_here() {
+        let mut found = Vec::new();
+        foreign(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+        assert_eq!(found, [""; 0]);
+        // The control: the search sees what it looks for.
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("x.rs"), "let x = Tensor::randn(0f32, 1.0, 3, &device);").unwrap();
+        foreign(dir.path(), &mut found);
+        assert_eq!(found.len(), 1);
+    }
+}

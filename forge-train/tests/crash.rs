@@ -37,21 +37,42 @@ const SHORT: &[&str] = &[
     "phase8.budget=60000",
 ];
 
-fn pipeline(out: &Path, resume: bool) -> Command {
+/// Every part of the engine that has state, in the phase that trains most.
+const ENGINE: &[&str] = &[
+    "run.optimizer=muon_grokfast",
+    "phase1.trunk.qk_clip=0.05",
+    "phase1.trunk.ema=0.9",
+    "phase1.branch.ema=0.9",
+    "phase1.trunk.micro_tokens=512",
+    "phase1.branch.micro_tokens=512",
+    "phase1.trunk.recompute=true",
+    "phase1.trunk.dropout=0.1",
+    "phase1.branch.dropout=0.1",
+];
+
+/// What is run: settings beside [`SHORT`], and the last phase.
+#[derive(Clone, Copy)]
+struct Case {
+    extra: &'static [&'static str],
+    last: &'static str,
+}
+
+fn pipeline(case: Case, out: &Path, resume: bool) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_forge-train"));
-    command.args(["pipeline", "--quiet", "--out"]).arg(out).stdin(Stdio::null()).stdout(Stdio::null());
+    command.args(["pipeline", "--quiet", "--to", case.last, "--out"]).arg(out);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
     if resume {
         command.args(["--resume", "latest"]);
     } else {
-        SHORT.iter().for_each(|setting| {
+        SHORT.iter().chain(case.extra).for_each(|setting| {
             command.args(["--set", setting]);
         });
     }
     command
 }
 
-fn finish(out: &Path, resume: bool) {
-    let output = pipeline(out, resume).stderr(Stdio::piped()).output().unwrap();
+fn finish(case: Case, out: &Path, resume: bool) {
+    let output = pipeline(case, out, resume).stderr(Stdio::piped()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -79,10 +100,19 @@ fn results(out: &Path) -> (Vec<String>, Vec<u8>) {
 
 #[test]
 fn killed_and_resumed_runs_end_with_the_same_bytes() {
+    assert_survives_kills(Case { extra: &[], last: "final_compression" });
+}
+
+#[test]
+fn killed_and_resumed_runs_of_the_whole_engine_end_with_the_same_bytes() {
+    assert_survives_kills(Case { extra: ENGINE, last: "cognate" });
+}
+
+fn assert_survives_kills(case: Case) {
     let dir = tempfile::tempdir().unwrap();
     let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
     let began = std::time::Instant::now();
-    finish(&whole, false);
+    finish(case, &whole, false);
     let full = began.elapsed();
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut killed = 0;
@@ -96,7 +126,7 @@ fn killed_and_resumed_runs_end_with_the_same_bytes() {
         state ^= state << 17;
         let share = (state >> 11) as f64 / (1u64 << 53) as f64;
         let resume = broken.join("registry.db").exists() && attempt > 0;
-        let mut child = pipeline(&broken, resume).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = pipeline(case, &broken, resume).stderr(Stdio::null()).spawn().unwrap();
         // The first kill comes once the session exists; the others early enough that all fit into the run.
         let least = if attempt == 0 { 0.1 } else { 0.02 };
         std::thread::sleep(full.mul_f64(least + share * 0.1).max(Duration::from_millis(50)));
@@ -113,7 +143,7 @@ fn killed_and_resumed_runs_end_with_the_same_bytes() {
         }
     }
     assert_eq!(killed, KILLS, "the run ended before it was killed that often");
-    finish(&broken, true);
+    finish(case, &broken, true);
     let ((names, model), (expected_names, expected_model)) = (results(&broken), results(&whole));
     assert_eq!(names, expected_names, "artifacts differ after {killed} kills");
     assert!(model == expected_model, "the model differs after {killed} kills");

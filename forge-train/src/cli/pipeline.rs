@@ -10,12 +10,14 @@ use forge_train::data::encode::encode_all;
 use forge_train::device::{self, DeviceChoice};
 use forge_train::error::{Error, Result};
 use forge_train::phases;
+use forge_train::pipeline::memory::{self, Place};
 use forge_train::pipeline::orchestrator::{Orchestrator, Range};
 use forge_train::pipeline::plan::Plan;
 use forge_train::pipeline::prepare::{DataSource, prepare};
 use forge_train::pipeline::progress::{Reporter, Style, duration};
+use forge_train::pipeline::size::parse_size;
 use forge_train::pipeline::table::{self, Align, bytes as size, count, layout};
-use forge_train::pipeline::{PhaseId, PreparedData, Progress, Session, StopFlag};
+use forge_train::pipeline::{PhaseId, PreparedData, Progress, Session, StopFlag, disk};
 use forge_train::registry::PhaseRow;
 use serde_json::json;
 
@@ -72,6 +74,9 @@ pub(crate) struct Args {
     /// Say what would run, how long and how large, and do nothing
     #[arg(long, conflicts_with = "resume")]
     plan: bool,
+    /// Refuse to start what needs more memory than this, such as 6GB or 512MiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    memory: Option<u64>,
     /// Print the resolved settings as TOML and do nothing
     #[arg(long, conflicts_with_all = ["resume", "plan"])]
     print_config: bool,
@@ -104,9 +109,10 @@ pub(crate) fn main(args: Args) -> Outcome {
             }
             let source = source(&args)?;
             if args.plan {
-                return plan(&config, args.json);
+                return plan(&config, &args);
             }
             refuse_missing_inputs(range)?;
+            fits(&config, &args)?;
             let device = config.run.device.open()?;
             // The data is read before the session is made: a bad line leaves nothing behind.
             let data = prepared(&source, &config, &progress)?;
@@ -267,14 +273,27 @@ fn document(session: &Session, rows: &[PhaseRow], model: Option<&Path>) -> Resul
     Ok(json!({"schema": 1, "session": row, "model": model, "phases": rows}))
 }
 
+/// Refuses what the disk, or the memory allowed, has no room for.
+fn fits(config: &Config, args: &Args) -> Result<()> {
+    let model = config.model_config(config.tokenizer.vocab);
+    model.validate()?;
+    disk::check(&args.out, disk::session_bytes(config, &model))?;
+    let place = match config.run.device {
+        DeviceChoice::Cuda(_) => Place::Gpu,
+        DeviceChoice::Cpu | DeviceChoice::Auto => Place::Cpu,
+    };
+    args.memory.map_or(Ok(()), |budget| memory::check(config, &model, place, budget))
+}
+
 /// Prints the plan; one that cannot work is a failed gate.
-fn plan(config: &Config, json: bool) -> Outcome {
+fn plan(config: &Config, args: &Args) -> Outcome {
     let plan = Plan::new(config)?;
-    if json {
+    if args.json {
         print_json(&plan)?
     } else {
         print(&plan_text(&plan))?
     }
+    fits(config, args)?;
     let problems = plan.problems();
     if problems.is_empty() { Ok(()) } else { Err(Error::Gate(problems.join("; ")).into()) }
 }
@@ -287,6 +306,8 @@ fn plan_text(plan: &Plan) -> String {
             count(phase.training_tokens),
             count(phase.forward_tokens),
             size(phase.peak_memory),
+            size(phase.gpu_memory),
+            size(phase.checkpoint_bytes),
             duration(phase.seconds),
             size(phase.file_bytes),
         ]
@@ -297,13 +318,16 @@ fn plan_text(plan: &Plan) -> String {
         ("tokens trained", Align::Right),
         ("tokens read", Align::Right),
         ("memory", Align::Right),
+        ("on a GPU", Align::Right),
+        ("checkpoints", Align::Right),
         ("time", Align::Right),
         ("file", Align::Right),
     ];
     let [float, ternary] = plan.tokens_per_second;
     format!(
         "{}\n{} parameters; FP32 file {}, ternary file {}: {:.2}× smaller (at least {}×)\n\
-         {} in all, at {float:.0} tokens/s in f32 and {ternary:.0} in ternary, probed on {} threads; evaluation not counted\n",
+         {} in all, at {float:.0} tokens/s in f32 and {ternary:.0} in ternary, probed on {} threads; evaluation not counted\n\
+         at most {} on disk\n",
         layout(&headings, &plan.phases.iter().map(row).collect::<Vec<_>>()),
         count(plan.parameters),
         size(plan.fp32_bytes),
@@ -312,6 +336,7 @@ fn plan_text(plan: &Plan) -> String {
         plan.min_ratio,
         duration(plan.seconds()),
         plan.threads,
+        size(plan.disk_bytes),
     )
 }
 

@@ -121,3 +121,17 @@ fn distance_counts_edits() {
         assert_eq!(distance(b, a), edits);
     }
 }
+
+#[test]
+fn optimisers_are_set_for_all_stages_and_single_settings_win() {
+    let set = ["run.optimizer=muon_grokfast".to_owned(), "phase5.grokfast_lambda=0.5".to_owned()];
+    let config = load(&Layers { set: &set, ..Layers::default() }).unwrap();
+    assert_eq!((config.phase1.trunk.muon_lr, config.phase1.trunk.qk_clip), (config.phase1.trunk.lr, 30.0));
+    assert_eq!((config.phase5.train.grokfast_lambda, config.phase7.train.grokfast_lambda), (0.5, 0.15));
+    assert_eq!(load(&Layers::default()).unwrap().phase1.trunk.muon_lr, 0.0);
+    let wrong = ["run.optimizer=sgd".to_owned()];
+    assert!(load(&Layers { set: &wrong, ..Layers::default() }).is_err());
+    assert!(override_with(&config, &set[..1]).is_err(), "it would reach stages that are done");
+    let bad = ["phase5.ema=0.99".to_owned()];
+    assert!(override_with(&config, &bad).unwrap_err().hint().unwrap().contains("ema_ternary"));
+}

@@ -74,11 +74,20 @@ fn trained(device: &Device, train: &TrainConfig, precision: Precision, stops: &[
     run(u64::MAX).unwrap()
 }
 
-/// Settings that use every part of an update.
+/// Settings that between them use every part of an update.
 fn settings() -> [TrainConfig; 2] {
     let adamw =
         TrainConfig { grokfast_lambda: 0.5, micro_tokens: 8 * 24, ..TrainConfig::adamw(8, 384, 3e-3) };
-    [TrainConfig { muon_lr: 3e-3, ..adamw.clone() }, adamw]
+    let muon = TrainConfig {
+        muon_lr: 3e-3,
+        qk_clip: 0.5,
+        qk_clip_every: 2,
+        ema: 0.9,
+        ema_ternary: true,
+        recompute: true,
+        ..adamw.clone()
+    };
+    [adamw, muon]
 }
 
 fn repeats_and_resumes(device: &Device) {

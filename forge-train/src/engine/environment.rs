@@ -31,6 +31,8 @@ pub struct StepMetrics {
     pub rate: f32,
     /// Global norm of the gradient before clipping, after the Grokfast filter.
     pub gradient_norm: f64,
+    /// Attention heads that QK-clip rescaled.
+    pub clipped_heads: usize,
     /// Positions computed, padding included.
     pub tokens: u64,
 }

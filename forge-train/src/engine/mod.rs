@@ -13,3 +13,5 @@ pub mod update;
 
 #[cfg(test)]
 mod device_tests;
+#[cfg(test)]
+mod resume_tests;

@@ -10,13 +10,15 @@ use std::time::Instant;
 use candle_core::Tensor;
 
 use crate::config::TrainConfig;
+use crate::device;
 use crate::engine::environment::{Environment, StepMetrics, Unwatched, Watcher};
 use crate::engine::shards::Pools;
 use crate::engine::split::Split;
-use crate::engine::update::UpdateRule;
+use crate::engine::update::{Applied, UpdateRule};
 use crate::error::{Error, Result};
 use crate::nn::{Network, Precision, Projections};
 use crate::pipeline::Checkpoint;
+use crate::pipeline::table::bytes as size;
 use crate::weights::{Key, Matrix, Weights};
 
 /// Makes a loss: a scalar with a graph back to the network's parameters.
@@ -74,7 +76,7 @@ pub struct Stage<'a> {
 
 /// What came out of a stage.
 pub struct Trained {
-    /// The trained parameters.
+    /// The trained parameters; their average where the stage keeps one.
     pub weights: Weights,
     /// Loss of the first step.
     pub first_loss: f32,
@@ -106,6 +108,7 @@ pub fn train_watched(
     objective: &mut dyn Objective,
     watcher: &mut dyn Watcher,
 ) -> Result<Trained> {
+    device::reset_peak_memory(&env.device)?;
     let mut run = Run::new(env, stage, weights, objective)?;
     let steps = stage.train.steps;
     env.progress.start(stage.name, steps);
@@ -115,7 +118,7 @@ pub fn train_watched(
         env.progress.tick(run.step, &format!("loss {:.3}", run.mean_loss));
         let every = watcher.evaluate_every();
         if every > 0 && (run.step.is_multiple_of(every) || run.step == steps) {
-            watcher.evaluate(&run.network, run.step)?;
+            watcher.evaluate(&run.judged()?, run.step)?;
         }
         let stop = env.stop.requested();
         if stop || run.step == steps || saved.elapsed().as_secs() >= env.checkpoint_seconds {
@@ -128,7 +131,11 @@ pub fn train_watched(
         }
     }
     env.progress.finish();
-    Ok(Trained { weights: run.network.weights()?, first_loss: run.first_loss, final_loss: run.mean_loss })
+    if let Some(bytes) = device::peak_memory(&env.device)? {
+        env.progress.note(&format!("{}: at most {} on the device", stage.name, size(bytes)));
+    }
+    let weights = run.judged()?.weights()?;
+    Ok(Trained { weights, first_loss: run.first_loss, final_loss: run.mean_loss })
 }
 
 struct Run<'a> {
@@ -148,9 +155,10 @@ impl<'a> Run<'a> {
         weights: &Weights,
         objective: &mut dyn Objective,
     ) -> Result<Self> {
-        let network = Network::new(weights, stage.precision, &env.device)?;
+        let mut network = Network::new(weights, stage.precision, &env.device)?;
+        network.set_recompute(stage.train.recompute);
         stage.train.check(stage.name, matches!(stage.precision.projections, Projections::Ternary { .. }))?;
-        let rule = UpdateRule::new(stage.train, &weights.config);
+        let rule = UpdateRule::new(stage.train, &network)?;
         let mut run = Self {
             stage,
             network,
@@ -161,9 +169,22 @@ impl<'a> Run<'a> {
             mean_loss: f32::NAN,
         };
         if let Some(checkpoint) = env.checkpoints.latest(stage.name)? {
+            if let Some(note) = &checkpoint.note {
+                env.progress.note(note);
+            }
             run.restore(checkpoint, weights, objective)?;
         }
         Ok(run)
+    }
+
+    /// The network that the stage is judged by and hands on, in the precision it ends with.
+    fn judged(&self) -> Result<Network> {
+        let mut network = match self.rule.averaged(self.network.config())? {
+            Some(weights) => Network::new(&weights, self.stage.precision, self.network.device())?,
+            None => self.network.detached(),
+        };
+        network.set_precision(self.stage.precision);
+        Ok(network.detached())
     }
 
     fn precision(&self) -> Precision {
@@ -179,6 +200,7 @@ impl<'a> Run<'a> {
 
     fn advance(&mut self, objective: &mut dyn Objective) -> Result<StepMetrics> {
         self.network.set_precision(self.precision());
+        self.network.measure_logits(self.rule.measures_logits(self.step));
         let shards =
             objective.shards(&self.network, self.step, Split::of(self.stage.train, self.network.device()))?;
         let tokens = shards.iter().map(|shard| shard.tokens as u64).sum();
@@ -190,7 +212,8 @@ impl<'a> Run<'a> {
             )));
         }
         grads.retain(|key| !(self.stage.frozen)(*key));
-        let applied = self.rule.apply(&self.network, grads, self.step)?;
+        let peaks = self.network.logit_peaks();
+        let applied = self.rule.apply(&self.network, grads, peaks.as_deref(), self.step)?;
         if self.step == 0 {
             self.first_loss = value;
             self.mean_loss = value;
@@ -199,8 +222,8 @@ impl<'a> Run<'a> {
         let step = self.step;
         self.step += 1;
         objective.after_step(&self.network, step)?;
-        let (rate, gradient_norm) = (applied.rate, applied.gradient_norm);
-        Ok(StepMetrics { step, loss: value, rate, gradient_norm, tokens })
+        let Applied { rate, gradient_norm, clipped_heads } = applied;
+        Ok(StepMetrics { step, loss: value, rate, gradient_norm, clipped_heads, tokens })
     }
 
     fn save(&self, env: &Environment<'_>, objective: &dyn Objective) -> Result<()> {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use forge_formats::role::Role;
 
-use super::fused;
 use super::network::{Network, Projections};
 use super::ops::attention::Attention;
 use super::ops::block::Parameter;
@@ -15,7 +14,6 @@ use super::ops::dropout::{Dropout, Dropped, Mask};
 use super::ops::embedding::Embedding;
 use super::ops::glu::Prologue;
 use super::ops::linear::{Extra, NormLinear, projection_inputs};
-use super::ops::memory::{Concat, GateBlend, Scan};
 use super::ops::norm::GainedResidual;
 use super::ops::rope::Rope;
 use super::ops::sink::Deposited;
@@ -23,6 +21,11 @@ use super::ops::{Form, HostData, apply1, apply2, apply3};
 use crate::error::{Error, Result};
 use crate::weights::Key;
 use forge_runtime::math;
+
+use block::shared;
+pub(super) use block::{BlockCall, Part};
+
+mod block;
 
 /// What a forward pass should do.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -92,12 +95,22 @@ struct Loop {
     out: Tensor,
 }
 
+/// Which tokens have halted.
+type Halted = Arc<HostData<bool>>;
+
+/// The blocks of a pass, and the same without a graph behind their parameters.
+pub(super) struct Stack {
+    attention: Attention,
+    blocks: Vec<Layer>,
+    frozen: Vec<Layer>,
+}
+
 /// One forward pass: parameters quantised once, shared by all recursions.
 pub(super) struct Pass<'n> {
     net: &'n Network,
     ids: Arc<HostData<u32>>,
-    attention: Attention,
-    blocks: Vec<Layer>,
+    stack: Arc<Stack>,
+    is_frozen: bool,
     looped: Option<Loop>,
     observer: Option<RefCell<&'n mut Observer<'n>>>,
 }
@@ -124,7 +137,7 @@ impl<'n> Pass<'n> {
             return Err(Error::Config("a batch needs at least one token".into()));
         }
         let gain = |role, layer| if c.norm_gain { parameter(net, role, layer).map(Some) } else { Ok(None) };
-        let blocks = (0..c.layers)
+        let blocks: Vec<Layer> = (0..c.layers)
             .map(|l| {
                 Ok(Layer {
                     attn_norm: gain(Role::AttnNorm, l)?,
@@ -148,7 +161,33 @@ impl<'n> Pass<'n> {
         };
         let ids = Arc::new(ids.flatten_all()?.to_vec1::<u32>()?.into());
         let looped = if c.recursion > 1 { Some(Loop::new(net)?) } else { None };
-        Ok(Self { net, ids, attention, blocks, looped, observer: None })
+        let frozen = match net.recomputation() {
+            Some(_) => blocks.iter().map(Layer::detached).collect(),
+            None => Vec::new(),
+        };
+        let stack = Arc::new(Stack { attention, blocks, frozen });
+        Ok(Self { net, ids, stack, is_frozen: false, looped, observer: None })
+    }
+
+    /// A pass over blocks alone, to run parts of them.
+    pub(super) fn over(net: &'n Network, stack: Arc<Stack>) -> Self {
+        let ids = Arc::new(Vec::new().into());
+        Self { net, ids, stack, is_frozen: false, looped: None, observer: None }
+    }
+
+    /// The same blocks without a graph behind their parameters.
+    pub(super) fn frozen(&self) -> Self {
+        Self { is_frozen: true, ..Self::over(self.net, self.stack.clone()) }
+    }
+
+    /// The network that is run.
+    pub(super) fn network(&self) -> &Network {
+        self.net
+    }
+
+    /// Its blocks.
+    pub(super) fn stack(&self) -> Arc<Stack> {
+        self.stack.clone()
     }
 
     pub(super) fn run(&self, options: ForwardOptions) -> Result<Forward> {
@@ -157,7 +196,7 @@ impl<'n> Pass<'n> {
             Some(dropout) => apply1(Dropped(Mask::embedding(dropout)?), &self.embed()?)?,
             None => self.embed()?,
         };
-        let mut states = vec![State::default(); self.blocks.len()];
+        let mut states = vec![State::default(); self.stack.blocks.len()];
         let mut forward = Forward { answers: Vec::new(), halt: Vec::new(), depths: vec![1; self.ids.len()] };
         let mut halted = vec![false; self.ids.len()];
         let mut latent: Option<Tensor> = None;
@@ -168,11 +207,19 @@ impl<'n> Pass<'n> {
                     let u = self.gained(&x, y, &gains.answer)?;
                     self.gained(&u, z, &gains.latent)?
                 }
+                _ if c.recursion > 1 => shared(&x)?,
                 _ => x.clone(),
             };
-            for ((block, state), at) in self.blocks.iter().zip(&mut states).zip(t * c.layers..) {
-                let masks = options.dropout.map(|dropout| Mask::branches(&dropout, at)).transpose()?;
-                u = self.block(block, u, state, mask.as_ref(), masks)?;
+            for (layer, state) in states.iter_mut().enumerate() {
+                let at = t * c.layers + layer as u32;
+                let call = BlockCall {
+                    layer,
+                    writes_memory: t == 0 && self.stack.blocks[layer].memory.is_some(),
+                    halted: mask.clone(),
+                    hands_on: options.halting && c.halting && t + 1 < c.recursion,
+                    dropout: options.dropout.map(|dropout| Mask::branches(&dropout, at)).transpose()?,
+                };
+                u = self.block(&call, u, state)?;
             }
             let y = self.answer(&u, forward.answers.last(), mask)?;
             latent = Some(u);
@@ -213,12 +260,7 @@ impl<'n> Pass<'n> {
     }
 
     /// The answer after a recursion that ended in latent `z`; halted tokens keep theirs.
-    fn answer(
-        &self,
-        z: &Tensor,
-        earlier: Option<&Tensor>,
-        mask: Option<Arc<HostData<bool>>>,
-    ) -> Result<Tensor> {
+    fn answer(&self, z: &Tensor, earlier: Option<&Tensor>, mask: Option<Halted>) -> Result<Tensor> {
         let Some(gains) = &self.looped else { return Ok(z.clone()) };
         let base = match earlier {
             Some(y) => y.clone(),
@@ -260,55 +302,6 @@ impl<'n> Pass<'n> {
         let Form { quant, device } = map.form.clone();
         let op = NormLinear { prologue, eps, quant, device, extra: Extra::Residual };
         Ok(apply3(op, x, &map.weight, u)?)
-    }
-
-    fn block(
-        &self,
-        block: &Layer,
-        u: Tensor,
-        state: &mut State,
-        mask: Option<&Arc<HostData<bool>>>,
-        dropout: Option<[Mask; 2]>,
-    ) -> Result<Tensor> {
-        if let Some(sink) = self.net.sink().filter(|_| self.is_plain(block)) {
-            return fused::block(self.net.config(), sink, &self.attention, block, dropout, &u);
-        }
-        let [attention_mask, ffn_mask] = dropout.map_or([None; 2], |masks| masks.map(Some));
-        let mut qkv = self.linear(&block.qkv, &u, Prologue::Identity, gain(&block.attn_norm))?;
-        if let (Some(halted), Some(earlier)) = (mask, &state.qkv) {
-            // Rotation depends on the position alone, so carrying keys forward before it is the same as after.
-            let from = self.attention.heads * self.attention.head_dim;
-            qkv = apply2(Carry { halted: halted.clone(), from }, &qkv, earlier)?;
-        }
-        let mut o = apply1(self.attention.clone(), &qkv)?;
-        state.qkv = Some(qkv);
-        if let Some(memory) = &block.memory {
-            let read = match state.read.take() {
-                Some(read) => read,
-                None => self.remember(memory, &u, gain(&block.attn_norm))?,
-            };
-            let both = apply2(Concat, &o, &read)?;
-            let hidden = self.linear(&memory.gate1, &both, Prologue::Identity, None)?;
-            let gate = self.linear(&memory.gate2, &hidden, Prologue::Relu, None)?;
-            o = apply3(GateBlend, &o, &read, &gate)?;
-            state.read = Some(read);
-        }
-        let u = self.residual(&block.attn_out, &o, Prologue::Identity, &u, attention_mask)?;
-        let hidden = self.linear(&block.gate_up, &u, Prologue::Identity, gain(&block.ffn_norm))?;
-        let gated = Prologue::Gated(self.net.config().activation);
-        self.residual(&block.down, &hidden, gated, &u, ffn_mask)
-    }
-
-    /// Whether the block has neither a memory nor anyone who looks inside, nor keys that are carried forward.
-    fn is_plain(&self, block: &Layer) -> bool {
-        block.memory.is_none() && self.observer.is_none() && !self.net.config().halting
-    }
-
-    /// Writes the memory and reads it, in the first recursion.
-    fn remember(&self, memory: &Memory, u: &Tensor, gain: Option<&Tensor>) -> Result<Tensor> {
-        let written = self.linear(&memory.input, u, Prologue::Identity, gain)?;
-        let state = apply2(Scan { cols: self.attention.cols }, &written, &memory.bias)?;
-        self.linear(&memory.output, &state, Prologue::Identity, None)
     }
 }
 

@@ -18,13 +18,15 @@ use super::ops::loss::{CrossEntropy, Weighting};
 use super::ops::sink::Sink;
 use crate::error::Result;
 
-/// A block without memory, from `u [b·t, dim]` to the same shape.
+/// A block without memory, from `u [b·t, dim]` to the same shape. Unless it is to `keep` what it computes, it computes
+/// it again for its backward pass.
 pub(super) fn block(
     config: &ModelConfig,
     sink: &Arc<Sink>,
     attention: &Attention,
     layer: &Layer,
     masks: Option<[Mask; 2]>,
+    keep: bool,
     u: &Tensor,
 ) -> Result<Tensor> {
     let projection = |gain: &Option<Parameter>, matrix: &Parameter, prologue| Projection {
@@ -41,6 +43,7 @@ pub(super) fn block(
         down: projection(&None, &layer.down, Prologue::Gated(config.activation)),
         masks,
         sink: sink.clone(),
+        keep,
         kept: Mutex::default(),
         #[cfg(feature = "cuda")]
         kept_on_device: Mutex::default(),

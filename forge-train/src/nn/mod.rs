@@ -6,6 +6,8 @@ mod fused;
 pub mod loss;
 mod network;
 pub(crate) mod ops;
+mod peaks;
+mod recompute;
 
 pub use forward::{Forward, ForwardOptions, Observer};
 pub use network::{Network, Precision, Projections, Tables};

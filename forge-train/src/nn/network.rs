@@ -13,6 +13,8 @@ use super::ops::DeviceWeight;
 use super::ops::quant::{Blend, Grid, QuantWeight};
 use super::ops::sink::Sink;
 use super::ops::{Arg, Form, host};
+use super::peaks::LogitPeaks;
+use super::recompute::Recomputation;
 use crate::error::{Error, Result};
 use crate::optim::Gradients;
 use crate::weights::{Key, Matrix, Weights};
@@ -66,6 +68,8 @@ pub struct Network {
     straight_through: bool,
     tracked: bool,
     sink: Option<Arc<Sink>>,
+    recompute: Option<Recomputation>,
+    peaks: Option<Arc<LogitPeaks>>,
 }
 
 impl Network {
@@ -88,7 +92,17 @@ impl Network {
             vars.insert((role, layer), Var::from_tensor(&tensor)?);
         }
         let device = device.clone();
-        Ok(Self { config, vars, device, precision, straight_through: true, tracked: true, sink: None })
+        Ok(Self {
+            config,
+            vars,
+            device,
+            precision,
+            straight_through: true,
+            tracked: true,
+            sink: None,
+            recompute: None,
+            peaks: None,
+        })
     }
 
     /// Where the parameters are and the computation happens.
@@ -124,13 +138,20 @@ impl Network {
 
     /// A view of the same parameters, later updates included, whose forward passes record no graph.
     pub fn detached(&self) -> Self {
-        Self { tracked: false, sink: None, ..self.clone() }
+        Self { tracked: false, sink: None, recompute: None, ..self.clone() }
+    }
+
+    /// Whether backward passes recompute what blocks computed, instead of the graph keeping it: less memory, the same
+    /// gradients to the last bit. It applies to views of [`Network::for_backward`].
+    pub fn set_recompute(&mut self, on: bool) {
+        self.recompute = on.then(Recomputation::default);
     }
 
     /// A view of the same parameters for one loss and its backward pass, by [`Network::gradients`]: whole
     /// blocks run as one operation, and what they give as gradients of parameters bypasses candle's graph.
     pub fn for_backward(&self) -> Self {
-        Self { sink: Some(Arc::default()), ..self.clone() }
+        let recompute = self.recompute.as_ref().map(|_| Recomputation::default());
+        Self { sink: Some(Arc::default()), recompute, ..self.clone() }
     }
 
     /// Gradients of `loss` with respect to all parameters.
@@ -138,7 +159,11 @@ impl Network {
     /// # Errors
     /// If a tensor operation fails.
     pub fn gradients(&self, loss: &Tensor) -> Result<Gradients> {
-        let mut grads = Gradients::collect(&self.vars, &mut loss.backward()?)?;
+        let mut store = loss.backward()?;
+        if let Some(recomputed) = &self.recompute {
+            recomputed.drain(&self.vars, &mut store)?;
+        }
+        let mut grads = Gradients::collect(&self.vars, &mut store)?;
         if let Some(sink) = &self.sink {
             grads.add(Gradients::from_map(sink.take()))?;
             #[cfg(feature = "cuda")]
@@ -150,6 +175,32 @@ impl Network {
     /// Where gradients of parameters bypass the graph, none when all take part in it.
     pub(super) fn sink(&self) -> Option<&Arc<Sink>> {
         self.sink.as_ref().filter(|_| self.tracked)
+    }
+
+    /// Where recomputed gradients go, none when the graph keeps everything.
+    pub(super) fn recomputation(&self) -> Option<&Recomputation> {
+        self.recompute.as_ref().filter(|_| self.tracked)
+    }
+
+    /// A view for the inside of a recomputed block: all parameters take part in the graph, nothing is measured.
+    pub(super) fn plain(&self) -> Self {
+        Self { sink: None, recompute: None, peaks: None, ..self.clone() }
+    }
+
+    /// Whether forward passes from now on, those of views made later included, note the largest attention logits.
+    pub fn measure_logits(&mut self, on: bool) {
+        let heads = (self.config.layers * self.config.heads) as usize;
+        self.peaks = on.then(|| Arc::new(LogitPeaks::new(heads)));
+    }
+
+    /// The largest logit of each head, `[layers · heads]`, since [`Network::measure_logits`] switched measuring on.
+    pub fn logit_peaks(&self) -> Option<Vec<f32>> {
+        self.peaks.as_ref().map(|peaks| peaks.values())
+    }
+
+    /// Where largest logits are noted.
+    pub(super) fn peaks(&self) -> Option<&LogitPeaks> {
+        self.peaks.as_deref()
     }
 
     /// Weighted mean cross entropy of the next token after each of `answer`'s rows `[n, dim]`, in nats; 0 without

@@ -5,15 +5,18 @@
 //! either.
 //!
 //! A training step is: [`Gradients::collect`] (and [`Gradients::add`] over micro-batches), optionally
-//! [`Grokfast::apply`], then [`Gradients::clip`], then [`Optimizer::step`] with [`Schedule::rate`].
+//! [`Grokfast::apply`], then [`Gradients::clip`], then [`Optimizer::step`] with [`Schedule::rate`], then optionally
+//! [`qk_clip`] and [`Average::update`].
 
 mod adamw;
 mod array;
+mod average;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod gradients;
 mod grokfast;
 mod muon;
+mod qk_clip;
 mod schedule;
 
 use std::cell::RefCell;
@@ -25,9 +28,11 @@ use forge_formats::role::{Role, RoleKind};
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use array::Array;
+pub use average::Average;
 pub use gradients::Gradients;
 pub use grokfast::Grokfast;
 pub use muon::{Muon, MuonConfig, MuonScale};
+pub use qk_clip::qk_clip;
 pub use schedule::Schedule;
 
 use crate::error::{Error, Result};

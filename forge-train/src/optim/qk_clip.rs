@@ -20,12 +20,7 @@ use crate::weights::Key;
 ///
 /// # Errors
 /// If `peaks` is of another model, or a projection is missing.
-pub fn qk_clip(
-    vars: &BTreeMap<Key, Var>,
-    model: &ModelConfig,
-    peaks: &[f32],
-    tau: f32,
-) -> Result<usize> {
+pub fn qk_clip(vars: &BTreeMap<Key, Var>, model: &ModelConfig, peaks: &[f32], tau: f32) -> Result<usize> {
     let heads = model.heads as usize;
     if peaks.len() != heads * model.layers as usize {
         return Err(Error::Config(format!("{} largest logits for another model", peaks.len())));

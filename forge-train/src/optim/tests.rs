@@ -271,6 +271,56 @@ fn saved_state_continues_exactly() {
 }
 
 #[test]
+fn averages_follow_their_formula_and_survive_saving() {
+    let vars = variables();
+    let role = Role::Down;
+    let mut average = Average::new(0.6, &vars).unwrap();
+    let mut optimizer = AdamW::new(AdamWConfig::default());
+    let mut want = wide(&values(&vars, role));
+    for t in 0..12_u64 {
+        optimizer.step(&vars, &gradients(t), 0.05).unwrap();
+        average.update(&vars).unwrap();
+        let decay = f64::from(0.6f32).min((1 + t) as f64 / (10 + t) as f64);
+        for (a, w) in want.iter_mut().zip(wide(&values(&vars, role))) {
+            *a = decay * *a + (1.0 - decay) * w;
+        }
+        if t == 5 {
+            let saved = average.state().unwrap();
+            average = Average::new(0.6, &variables()).unwrap();
+            average.restore(&saved).unwrap();
+            assert_eq!(average.state().unwrap(), saved);
+        }
+    }
+    let found: Vec<f32> = average.values()[&(role, 0)].flatten_all().unwrap().to_vec1().unwrap();
+    close(&found, &want, 1e-5);
+    assert_ne!(found, values(&vars, role), "the average lags behind");
+    assert!(average.restore(&State::new()).is_err());
+}
+
+/// The formula of the paper with one query head a group: `√γ` on both sides.
+#[test]
+fn qk_clip_scales_queries_and_keys_by_the_root_and_values_not_at_all() {
+    let model = ModelConfig { heads: 2, kv_heads: 2, ..model() };
+    let rows = 3 * 2 * 4;
+    let before = noise(rows * 8, &["qkv"]);
+    let tensor = Tensor::from_slice(&before, (rows, 8), &Device::Cpu).unwrap();
+    let vars = BTreeMap::from([((Role::Qkv, 0), Var::from_tensor(&tensor).unwrap())]);
+    assert_eq!(qk_clip(&vars, &model, &[3.0, 29.0], 30.0).unwrap(), 0);
+    assert_eq!(values(&vars, Role::Qkv), before, "nothing exceeds τ");
+    assert_eq!(qk_clip(&vars, &model, &[3.0, 120.0], 30.0).unwrap(), 1);
+    let want: Vec<f64> = wide(&before)
+        .iter()
+        .enumerate()
+        .map(|(i, w)| match i / 8 {
+            4..8 | 12..16 => w * (30f64 / 120.0).sqrt(),
+            _ => *w,
+        })
+        .collect();
+    close(&values(&vars, Role::Qkv), &want, 1e-6);
+    assert!(qk_clip(&vars, &model, &[1.0], 30.0).is_err());
+}
+
+#[test]
 fn step_counters_are_exact() {
     for step in [0, 1, 0xF_FFFF, 0x10_0000, 123_456_789_012] {
         let mut state = State::new();

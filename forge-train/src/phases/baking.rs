@@ -245,7 +245,7 @@ impl Objective for BakeObjective<'_> {
             })
             .collect();
         let replay = self.replay.shards(network, step, split)?;
-        let total: f32 = replay.iter().map(|data| data.weight).sum();
+        let total = replay.iter().map(|data| data.weight).sum::<f32>().max(f32::MIN_POSITIVE);
         // Shares of a step add up to 1 + `share`, by which the engine divides.
         shards.extend(replay.into_iter().map(|data| Shard {
             weight: share * data.weight / total,

@@ -5,15 +5,19 @@
 
 pub mod artifact;
 pub mod checkpoint;
+pub mod disk;
 pub mod durable;
 pub mod handoff;
 pub mod lock;
+pub mod memory;
 pub mod orchestrator;
 pub mod phase;
 pub mod plan;
 pub mod prepare;
 pub mod progress;
 pub mod session;
+pub mod size;
+pub mod stages;
 pub mod stop;
 pub mod table;
 #[cfg(test)]

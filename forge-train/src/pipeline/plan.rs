@@ -9,7 +9,6 @@ use candle_core::{Device, Tensor};
 use forge_formats::codec::payload_len;
 use forge_formats::config::ModelConfig;
 use forge_formats::header::ALIGN;
-use forge_formats::role::Role;
 use rayon::current_num_threads;
 use serde::Serialize;
 
@@ -17,6 +16,8 @@ use crate::config::{Config, TrainConfig};
 use crate::engine::emit::{CodecPlan, float32, ternary_f16, ternary_int8};
 use crate::error::Result;
 use crate::nn::{ForwardOptions, Network, Precision, loss};
+use crate::pipeline::disk::{phase_checkpoint_bytes, session_bytes};
+use crate::pipeline::memory::{Place, phase_bytes};
 use crate::pipeline::phase::PhaseId;
 use crate::tokenizer::CONTROLS;
 use crate::weights::Weights;
@@ -30,10 +31,8 @@ const SPECIAL_BYTES: u64 = 10;
 const FLOPS_PER_PARAMETER: f64 = 6.0;
 /// Work of one probe: a second or less on two cores.
 const PROBE_FLOPS: f64 = 2e10;
-/// Memory of the program before it trains, in bytes.
-const BASE_MEMORY: u64 = 110_000_000;
-/// Memory of a thousand built-in examples of each kind, in bytes.
-const EXAMPLES_MEMORY: u64 = 2_700_000;
+/// Sequences of a probe on a GPU, which fewer would not fill.
+const GPU_ROWS: usize = 128;
 /// A forward pass without gradients takes this share of a training step.
 const FORWARD_SHARE: f64 = 1.0 / 3.0;
 
@@ -48,8 +47,12 @@ pub struct PhasePlan {
     pub training_tokens: u64,
     /// Tokens of search and distillation that only pass forward.
     pub forward_tokens: u64,
-    /// Estimated largest memory, in bytes.
+    /// Estimated largest memory of the process on the CPU, in bytes.
     pub peak_memory: u64,
+    /// Estimated largest memory of a GPU, in bytes.
+    pub gpu_memory: u64,
+    /// Most that its checkpoints take on disk at once, in bytes.
+    pub checkpoint_bytes: u64,
     /// Estimated time in seconds, evaluations not counted.
     pub seconds: f64,
     /// Length of the emitted file in bytes; at most the budget in phase 8.
@@ -73,6 +76,8 @@ pub struct Plan {
     pub ratio: f64,
     /// What phase 4's gate asks for.
     pub min_ratio: f64,
+    /// Most that the session takes on disk, in bytes.
+    pub disk_bytes: u64,
     /// Threads the estimate is for.
     pub threads: usize,
     /// Tokens trained per second in f32 and in ternary, as probed here.
@@ -82,14 +87,16 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans a run of the whole pipeline and probes this machine's speed.
+    /// Plans a run of the whole pipeline and probes the speed of the device it would train on.
     ///
     /// # Errors
-    /// [`crate::error::Error::Format`] for a model that cannot be, [`crate::error::Error::Tensor`] when the probe fails.
+    /// [`crate::error::Error::Format`] for a model that cannot be, [`crate::error::Error::Usage`] for a device that is
+    /// not there, [`crate::error::Error::Tensor`] when the probe fails.
     pub fn new(config: &Config) -> Result<Self> {
         let model = config.model_config(config.tokenizer.planned_vocab());
         model.validate()?;
-        let speed = [probe(&model, Precision::FLOAT)?, probe(&model, Precision::TERNARY)?];
+        let device = config.run.device.open()?;
+        let speed = [probe(&model, Precision::FLOAT, &device)?, probe(&model, Precision::TERNARY, &device)?];
         Ok(Self::with_speed(config, &model, speed))
     }
 
@@ -106,6 +113,7 @@ impl Plan {
             ternary_bytes,
             ratio: fp32_bytes as f64 / ternary_bytes as f64,
             min_ratio: config.phase4.min_ratio,
+            disk_bytes: session_bytes(config, model),
             threads: current_num_threads(),
             tokens_per_second: speed,
             phases,
@@ -207,62 +215,46 @@ fn plan_phase(phase: PhaseId, config: &Config, model: &ModelConfig, speed: [f64;
     }
     let file = file_bytes(&shape, codecs);
     let file_bytes = if phase == PhaseId::Compression { file.min(config.phase8.budget) } else { file };
-    let peak_memory = peak_memory(phase, config, model);
-    PhasePlan { phase, steps, training_tokens, forward_tokens, peak_memory, seconds, file_bytes }
-}
-
-/// The program with its data; weights, gradients and AdamW's two moments (16 bytes a parameter), a teacher or parents
-/// beside them (4 bytes each); and what the backward pass keeps: for each token and recursion four residual
-/// streams, the projections' outputs and the attention window of each block, and three rows of logits. Within a
-/// fifth of what phase 1 of `nano` took with 512 and 4096 tokens a batch.
-fn peak_memory(phase: PhaseId, config: &Config, model: &ModelConfig) -> u64 {
-    let others = match phase {
-        PhaseId::Cognate | PhaseId::EvoMerge => 4,
-        PhaseId::BitNet | PhaseId::Compression => 1,
-        _ => 2,
-    };
-    let batch = match phase {
-        PhaseId::Cognate => config.phase1.trunk.batch_tokens.max(config.phase1.branch.batch_tokens),
-        PhaseId::QuietStar => config.phase3.bake.batch_tokens,
-        PhaseId::Forge => config.phase5.train.batch_tokens,
-        PhaseId::Baking => config.phase6.train.batch_tokens,
-        PhaseId::Edge => config.phase7.train.batch_tokens,
-        PhaseId::EvoMerge | PhaseId::BitNet | PhaseId::Compression => 0,
-    } as u64;
-    let trained = if batch > 0 { 16 } else { 4 };
-    let outputs: u64 = model
-        .tensors()
-        .filter(|(role, ..)| *role != Role::Embedding)
-        .map(|(_, _, [rows, _])| u64::from(rows))
-        .sum();
-    let window =
-        u64::from(model.layers * model.heads) * u64::from(model.window).min(config.data.max_len as u64);
-    let streams = 4 * u64::from(model.dim) * u64::from(model.layers);
-    let a_recursion = outputs + window + streams + 3 * u64::from(model.vocab);
-    let activations = 4 * batch * u64::from(model.recursion) * a_recursion;
-    let data = BASE_MEMORY + EXAMPLES_MEMORY * config.data.builtin_thousands as u64;
-    data + (trained + 4 * others) * model.parameters() + activations
+    let peak_memory = phase_bytes(phase, config, model, Place::Cpu);
+    let gpu_memory = phase_bytes(phase, config, model, Place::Gpu);
+    let checkpoint_bytes = phase_checkpoint_bytes(phase, config, model);
+    PhasePlan {
+        phase,
+        steps,
+        training_tokens,
+        forward_tokens,
+        peak_memory,
+        gpu_memory,
+        checkpoint_bytes,
+        seconds,
+        file_bytes,
+    }
 }
 
 /// Tokens a second that training gets through here: the fastest of three steps, since other work can only slow one.
-fn probe(model: &ModelConfig, precision: Precision) -> Result<f64> {
+fn probe(model: &ModelConfig, precision: Precision, device: &Device) -> Result<f64> {
     let work = FLOPS_PER_PARAMETER * model.parameters() as f64 * f64::from(model.recursion);
     let cols = 64usize;
-    let rows = ((PROBE_FLOPS / work) as usize / cols).clamp(1, 64);
+    let rows = match device.is_cpu() {
+        true => ((PROBE_FLOPS / work) as usize / cols).clamp(1, 64),
+        false => GPU_ROWS,
+    };
     let ids: Vec<u32> =
         (0..rows * cols).map(|i| (i as u32).wrapping_mul(2_654_435_761) % model.vocab).collect();
     let input = Tensor::from_slice(&ids, (rows, cols), &Device::Cpu)?;
-    let network = Network::new(&Weights::init(model, 0), precision, &Device::Cpu)?;
+    let network = Network::new(&Weights::init(model, 0), precision, device)?;
     let weights = vec![1.0; ids.len()];
     let mut seconds = f64::INFINITY;
     for _ in 0..3 {
         let began = Instant::now();
         let forward = network.forward(&input, ForwardOptions::default())?;
-        let mut total = Tensor::new(0f32, &Device::Cpu)?;
+        let mut total = Tensor::new(0f32, device)?;
         for answer in &forward.answers {
             total = (total + loss::weighted_cross_entropy(&network.logits(answer)?, &ids, &weights)?)?;
         }
         total.backward()?;
+        // A GPU is waited for only when something is read.
+        total.to_scalar::<f32>()?;
         seconds = seconds.min(began.elapsed().as_secs_f64());
     }
     Ok(ids.len() as f64 / seconds.max(1e-9))
@@ -345,7 +337,7 @@ mod tests {
         let mut model = Config::preset(Preset::Nano).model_config(300);
         (model.dim, model.ffn) = (32, 16);
         for precision in [Precision::FLOAT, Precision::TERNARY] {
-            let speed = probe(&model, precision).unwrap();
+            let speed = probe(&model, precision, &Device::Cpu).unwrap();
             assert!(speed.is_finite() && speed > 1.0, "{speed}");
         }
     }

@@ -129,3 +129,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speed_is_that_of_the_median_step() {
+        let entry = Entry::new("any", true, 64, &[0.5, 0.02, 0.01], None).expect("three steps");
+        assert_eq!((entry.step_ms.median, entry.tokens_per_second), (20.0, 819_200.0));
+        assert!(Entry::new("any", true, 64, &[], None).is_err());
+    }
+}

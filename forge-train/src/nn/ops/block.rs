@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::attention::Attention;
 #[cfg(feature = "cuda")]
-use super::cuda::DeviceRows;
+use super::cuda::KeptOnDevice;
 use super::dropout::Mask;
 use super::glu::Prologue;
 use super::linear::{Call, Extra, NormLinear};
@@ -67,11 +67,13 @@ pub(crate) struct Block {
     pub(crate) masks: Option<[Mask; 2]>,
     /// Where the gradients of the parameters go.
     pub(crate) sink: Arc<Sink>,
+    /// Whether the forward pass keeps its intermediate values; the backward pass computes them again otherwise.
+    pub(crate) keep: bool,
     /// What the forward pass kept for the backward pass.
     pub(crate) kept: Mutex<Option<Kept<Vec<f32>>>>,
     /// The same on a device.
     #[cfg(feature = "cuda")]
-    pub(crate) kept_on_device: Mutex<Option<Kept<DeviceRows>>>,
+    pub(crate) kept_on_device: Mutex<Option<KeptOnDevice>>,
 }
 
 /// Intermediate values of a block.
@@ -187,7 +189,7 @@ impl Op<1> for Block {
 
     fn forward(&self, [u]: [Arg<'_>; 1]) -> Result<(Vec<f32>, Shape)> {
         let (kept, out) = self.compute(u)?;
-        *self.slot() = Some(kept);
+        *self.slot() = Some(kept).filter(|_| self.keep);
         Ok((out, u.dims.into()))
     }
 

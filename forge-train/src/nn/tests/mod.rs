@@ -3,7 +3,9 @@
 mod agreement;
 mod fused;
 mod gradients;
+mod peaks;
 mod properties;
+mod recompute;
 mod reference;
 mod training;
 

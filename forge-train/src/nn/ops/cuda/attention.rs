@@ -1,11 +1,12 @@
 //! Window attention by tiles on the tensor cores.
 
+use candle_core::cuda::cudarc::driver::CudaSlice;
 use candle_core::{CudaStorage, Result, Shape, bail};
 use half::bf16;
 
 use super::super::attention::Attention;
 use super::launch::{Grid, Module, Param, launch, output};
-use super::{DeviceOp, Gradient, Operand};
+use super::{DeviceOp, DeviceRows, Gradient, Operand};
 
 /// Queries or keys of a tile.
 const TILE: usize = 64;
@@ -40,42 +41,65 @@ impl Attention {
     }
 }
 
-impl DeviceOp<1> for Attention {
-    fn device_forward(&self, [qkv]: [Operand<'_>; 1]) -> Result<(CudaStorage, Shape)> {
+impl Attention {
+    /// The result `[b·t, heads·d]`, and log2 of each row's sum of exponentials `[b, heads, t]`, from which the backward
+    /// pass finds the probabilities again.
+    pub(super) fn device_attend(&self, qkv: Operand<'_>) -> Result<(DeviceRows, CudaSlice<f32>)> {
         let module = self.check(qkv)?;
         let (device, rows) = (qkv.device(), qkv.rows());
         let (cos, sin) = self.rope.on(device)?;
         let out = output::<bf16>(device, rows * self.narrow())?;
-        let operands = [(&qkv.bf16()?).into(), cos.into(), sin.into(), (&out).into()];
+        let log_sums = output::<f32>(device, rows * self.heads)?;
+        let operands = [(&qkv.bf16()?).into(), cos.into(), sin.into(), (&out).into(), (&log_sums).into()];
         let params: Vec<Param> = operands.into_iter().chain(self.shape_params()).collect();
         launch(device, module, "attention", self.grid(rows, self.heads, 3), &params)?;
-        Ok((CudaStorage::wrap_cuda_slice(out, device.clone()), (rows, self.narrow()).into()))
+        let out = CudaStorage::wrap_cuda_slice(out, device.clone());
+        Ok(((out, Shape::from((rows, self.narrow()))).into(), log_sums))
     }
 
+    /// Gradient of `qkv`, given what [`Attention::device_attend`] made of it and the gradient of its result.
+    pub(super) fn device_gradient(
+        &self,
+        qkv: Operand<'_>,
+        result: Operand<'_>,
+        log_sums: &CudaSlice<f32>,
+        grad: Operand<'_>,
+    ) -> Result<DeviceRows> {
+        let module = self.check(qkv)?;
+        let (device, rows, shape) = (qkv.device(), qkv.rows(), Shape::from(qkv.dims()));
+        let (cos, sin) = self.rope.on(device)?;
+        let (qkv, result, grad) = (qkv.bf16()?, result.bf16()?, grad.bf16()?);
+        let dqkv = output::<bf16>(device, qkv.len())?;
+        // Σ dout · out of each row, which the queries' kernel leaves for the keys'.
+        let deltas = output::<f32>(device, rows * self.heads)?;
+        let inputs = [Param::from(&qkv), cos.into(), sin.into()];
+        let between: [Param; 2] = [log_sums.into(), (&deltas).into()];
+        let extents = self.shape_params();
+        let queries =
+            [&inputs[..], &[(&result).into(), (&grad).into(), (&dqkv).into()], &between, &extents].concat();
+        launch(device, module, "attention_backward_queries", self.grid(rows, self.heads, 3), &queries)?;
+        let keys = [&inputs[..], &[(&grad).into()], &between, &[(&dqkv).into()], &extents].concat();
+        launch(device, module, "attention_backward_keys", self.grid(rows, self.kv_heads, 2), &keys)?;
+        Ok((CudaStorage::wrap_cuda_slice(dqkv, device.clone()), shape).into())
+    }
+}
+
+impl DeviceOp<1> for Attention {
+    fn device_forward(&self, [qkv]: [Operand<'_>; 1]) -> Result<(CudaStorage, Shape)> {
+        let shape = Shape::from((qkv.rows(), self.narrow()));
+        Ok((self.device_attend(qkv)?.0.into_storage(), shape))
+    }
+
+    /// The forward pass again for its sums: an operation by itself keeps nothing. A block does.
     fn device_backward(
         &self,
         [qkv]: [Operand<'_>; 1],
-        result: Operand<'_>,
+        _result: Operand<'_>,
         grad: Operand<'_>,
         _wanted: [bool; 1],
     ) -> Result<[Gradient; 1]> {
-        let module = self.check(qkv)?;
-        let (device, rows) = (qkv.device(), qkv.rows());
-        let (cos, sin) = self.rope.on(device)?;
-        let (qkv, grad) = (qkv.bf16()?, grad.bf16()?);
-        let dqkv = output::<bf16>(device, qkv.len())?;
-        // Of each query row, head by head: log2 of its sum of exponentials, and Σ dout · out.
-        let log_sums = output::<f32>(device, rows * self.heads)?;
-        let deltas = output::<f32>(device, rows * self.heads)?;
-        let inputs = [Param::from(&qkv), cos.into(), sin.into()];
-        let between: [Param; 2] = [(&log_sums).into(), (&deltas).into()];
-        let (shape, result) = (self.shape_params(), result.bf16()?);
-        let queries =
-            [&inputs[..], &[(&result).into(), (&grad).into(), (&dqkv).into()], &between, &shape].concat();
-        let grid = self.grid(rows, self.heads, 3);
-        launch(device, module, "attention_backward_queries", grid, &queries)?;
-        let keys = [&inputs[..], &[(&grad).into()], &between, &[(&dqkv).into()], &shape].concat();
-        launch(device, module, "attention_backward_keys", self.grid(rows, self.kv_heads, 2), &keys)?;
-        Ok([Gradient::Values(CudaStorage::wrap_cuda_slice(dqkv, device.clone()))])
+        let (result, log_sums) = self.device_attend(qkv)?;
+        let dqkv = self.device_gradient(qkv, result.operand()?, &log_sums, grad)?;
+        Ok([Gradient::Values(dqkv.into_storage())])
     }
 }

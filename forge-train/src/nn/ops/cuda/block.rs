@@ -1,6 +1,7 @@
 //! A whole block, made of the operations it consists of: their results never enter candle's graph, which would add
 //! every gradient to fresh zeros.
 
+use candle_core::cuda::cudarc::driver::CudaSlice;
 use candle_core::op::BackpropOp;
 use candle_core::{CudaStorage, Layout, Result, Shape, Storage, Tensor, bail};
 
@@ -33,6 +34,13 @@ impl DeviceRows {
     pub(super) fn operand(&self) -> Result<Operand<'_>> {
         Operand::new(&self.storage, &self.layout)
     }
+}
+
+/// What a block's forward pass keeps for its backward pass.
+pub(crate) struct KeptOnDevice {
+    rows: Kept<DeviceRows>,
+    /// log2 of the sums of exponentials of attention's rows.
+    log_sums: CudaSlice<f32>,
 }
 
 /// Puts the gradient of a parameter of shape `dims` into the sink.
@@ -93,15 +101,18 @@ impl Projection {
 }
 
 impl Block {
-    fn device_compute(&self, u: Operand<'_>) -> Result<(Kept<DeviceRows>, (CudaStorage, Shape))> {
+    fn device_compute(&self, u: Operand<'_>) -> Result<(KeptOnDevice, (CudaStorage, Shape))> {
         let [attention_mask, ffn_mask] = self.masks.map_or([None; 2], |masks| masks.map(Some));
         let qkv = self.qkv.device_forward(u)?;
-        let attended: DeviceRows = self.attention.device_forward([qkv.operand()?])?.into();
+        let (attended, log_sums) = self.attention.device_attend(qkv.operand()?)?;
         let middle = self.attn_out.device_residual(attended.operand()?, u, attention_mask)?;
         let hidden = self.gate_up.device_forward(middle.operand()?)?;
         let out = self.down.device_residual(hidden.operand()?, middle.operand()?, ffn_mask)?;
         let shape = out.layout.shape().clone();
-        Ok((Kept { qkv, attended, middle, hidden }, (out.into_storage(), shape)))
+        Ok((
+            KeptOnDevice { rows: Kept { qkv, attended, middle, hidden }, log_sums },
+            (out.into_storage(), shape),
+        ))
     }
 
     /// Gradient of the branch behind `projection`, whose input is `x`, given that of the residual stream.
@@ -117,23 +128,16 @@ impl Block {
         projection.device_backward(x, masked.operand()?, None, &self.sink)
     }
 
-    fn device_gradient(
-        &self,
-        u: Operand<'_>,
-        kept: &Kept<DeviceRows>,
-        grad: Operand<'_>,
-    ) -> Result<CudaStorage> {
+    fn device_gradient(&self, u: Operand<'_>, kept: &KeptOnDevice, grad: Operand<'_>) -> Result<CudaStorage> {
         let [attention_mask, ffn_mask] = self.masks.map_or([None; 2], |masks| masks.map(Some));
-        let (middle, attended) = (kept.middle.operand()?, kept.attended.operand()?);
-        let dhidden = self.device_branch(&self.down, ffn_mask, kept.hidden.operand()?, grad)?;
+        let (middle, attended) = (kept.rows.middle.operand()?, kept.rows.attended.operand()?);
+        let dhidden = self.device_branch(&self.down, ffn_mask, kept.rows.hidden.operand()?, grad)?;
         let dmiddle = self.gate_up.device_backward(middle, dhidden.operand()?, Some(grad), &self.sink)?;
         drop(dhidden);
         let dmiddle = dmiddle.operand()?;
         let dattended = self.device_branch(&self.attn_out, attention_mask, attended, dmiddle)?;
-        let qkv = kept.qkv.operand()?;
-        let [dqkv] = self.attention.device_backward([qkv], attended, dattended.operand()?, [true])?;
-        let Gradient::Values(dqkv) = dqkv else { bail!("attention without gradient") };
-        let dqkv = DeviceRows::from((dqkv, Shape::from(qkv.dims())));
+        let qkv = kept.rows.qkv.operand()?;
+        let dqkv = self.attention.device_gradient(qkv, attended, &kept.log_sums, dattended.operand()?)?;
         Ok(self.qkv.device_backward(u, dqkv.operand()?, Some(dmiddle), &self.sink)?.into_storage())
     }
 }
@@ -141,7 +145,7 @@ impl Block {
 impl DeviceOp<1> for Block {
     fn device_forward(&self, [u]: [Operand<'_>; 1]) -> Result<(CudaStorage, Shape)> {
         let (kept, out) = self.device_compute(u)?;
-        *self.kept_on_device.lock().unwrap_or_else(|e| e.into_inner()) = Some(kept);
+        *self.kept_on_device.lock().unwrap_or_else(|e| e.into_inner()) = Some(kept).filter(|_| self.keep);
         Ok(out)
     }
 

@@ -210,6 +210,12 @@ fn compiled(device: &CudaDevice, module: Module) -> Result<Arc<str>> {
     type Compiled = HashMap<(Module, (i32, i32)), Arc<str>>;
     static CACHE: OnceLock<Mutex<Compiled>> = OnceLock::new();
     let architecture = device.cuda_stream().context().compute_capability().map_err(Error::wrap)?;
+    if architecture < (8, 0) {
+        let (major, minor) = architecture;
+        return Err(Error::msg(format!(
+            "a GPU of compute capability {major}.{minor}: products of bf16 take one of 8.0 or higher"
+        )));
+    }
     let cache = CACHE.get_or_init(Mutex::default);
     let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(code) = cache.get(&(module, architecture)) {

@@ -159,6 +159,16 @@ __device__ __forceinline__ void store_tile(float* stage, const float c[2 * STEPS
 __device__ __forceinline__ bool seen(int query, int key, const Shape& s) {
     return key <= query && key > query - s.window && query < s.cols;
 }
+// Whether so many queries from `query` on all see so many keys from `key` on.
+__device__ __forceinline__ bool all_seen(int query, int queries, int key, int keys, const Shape& s) {
+    return seen(query, key + keys - 1, s) && seen(query + queries - 1, key, s);
+}
+
+__device__ __forceinline__ float power_of_two(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 
 // --- forward ---
 
@@ -168,12 +178,14 @@ __device__ __forceinline__ void scores(float c[8][4], const u32 q[STEPS][4], con
     times_transposed(c, q, k);
     float scale = s.scale * 1.44269504f;
     int lane = threadIdx.x % 32;
+    bool all = all_seen(query, 16, key, TILE, s);
 #pragma unroll
     for (int j = 0; j < 8; j++)
 #pragma unroll
         for (int e = 0; e < 4; e++) {
+            c[j][e] *= scale;
             int at = query + lane / 4 + e / 2 * 8, to = key + j * 8 + lane % 4 * 2 + e % 2;
-            c[j][e] = seen(at, to, s) ? c[j][e] * scale : -FLOAT_MAX;
+            if (!all && !seen(at, to, s)) c[j][e] = -FLOAT_MAX;
         }
 }
 
@@ -190,16 +202,25 @@ __device__ __forceinline__ void exponentials(float c[8][4], Running& run, float 
         for (int j = 0; j < 8; j++) max = fmaxf(max, fmaxf(c[j][2 * h], c[j][2 * h + 1]));
         max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 1));
         max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 2));
-        decay[h] = exp2f(run.max[h] - max);
+        decay[h] = power_of_two(run.max[h] - max);
         for (int j = 0; j < 8; j++)
             for (int e = 2 * h; e < 2 * h + 2; e++) {
-                c[j][e] = c[j][e] > -FLOAT_MAX ? exp2f(c[j][e] - max) : 0.0f;
+                c[j][e] = power_of_two(c[j][e] - max);  // 0 where masked
                 sum += c[j][e];
             }
         sum += __shfl_xor_sync(0xffffffffu, sum, 1);
         sum += __shfl_xor_sync(0xffffffffu, sum, 2);
         run.max[h] = max;
         run.sum[h] = run.sum[h] * decay[h] + sum;
+    }
+}
+
+// Leaves log2 of each row's sum of exponentials for the backward pass.
+__device__ __forceinline__ void keep_log_sums(const Running& run, float* log_sums, int query, int cols) {
+    int lane = threadIdx.x % 32;
+    for (int h = 0; h < 2; h++) {
+        int at = query + lane / 4 + h * 8;
+        if (lane % 4 == 0 && at < cols) log_sums[at] = run.max[h] + log2f(fmaxf(run.sum[h], 1e-30f));
     }
 }
 
@@ -229,7 +250,7 @@ __device__ __forceinline__ void load_rows(u32 a[STEPS][4], const bf16* tile) {
 }
 
 extern "C" __global__ void __launch_bounds__(128)
-    attention(const bf16* qkv, const float* cos, const float* sin, bf16* out, SHAPE_PARAMETERS) {
+    attention(const bf16* qkv, const float* cos, const float* sin, bf16* out, float* log_sums, SHAPE_PARAMETERS) {
     SHAPE
     extern __shared__ bf16 tiles[];
     bf16 *qs = tiles, *ks = qs + TILE * STRIDE, *vs = ks + TILE * STRIDE;
@@ -254,6 +275,7 @@ extern "C" __global__ void __launch_bounds__(128)
             for (int e = 0; e < 4; e++) o[n][e] *= decay[e / 2];
         add_product(o, p, vs);
     }
+    keep_log_sums(run, log_sums + at.row, at.from + threadIdx.x / 32 * 16, s.cols);
 #pragma unroll
     for (int n = 0; n < 2 * STEPS; n++)
         for (int e = 0; e < 4; e++) o[n][e] /= fmaxf(run.sum[e / 2], 1e-30f);
@@ -282,10 +304,10 @@ __device__ __forceinline__ void row_products(float* delta, const bf16* out, cons
     if (threadIdx.x % 2 == 0) delta[r] = sum;
 }
 
-// Gradient of the queries; leaves each row's log2 of its sum of exponentials and its delta for the keys' kernel.
+// Gradient of the queries; leaves each row's delta for the keys' kernel.
 extern "C" __global__ void __launch_bounds__(128)
     attention_backward_queries(const bf16* qkv, const float* cos, const float* sin, const bf16* out, const bf16* dout,
-                               bf16* dqkv, float* log_sums, float* deltas, SHAPE_PARAMETERS) {
+                               bf16* dqkv, const float* log_sums, float* deltas, SHAPE_PARAMETERS) {
     SHAPE
     extern __shared__ bf16 tiles[];
     __shared__ float delta_rows[TILE];
@@ -300,24 +322,13 @@ extern "C" __global__ void __launch_bounds__(128)
     u32 q[STEPS][4], g[STEPS][4];
     load_rows(q, qs);
     load_rows(g, ks);
-    float p[8][4], dp[8][4], dq[2 * STEPS][4] = {}, ignored[2];
-    Running run = {{-1e30f, -1e30f}, {0.0f, 0.0f}};
-    for (int tile = first_tile(at.from, s); tile <= (int)blockIdx.x; tile++) {
-        __syncthreads();
-        load_tile(ks, at.k, at.wide, tile * TILE, s.cols, &tables);
-        __syncthreads();
-        scores(p, q, ks, query, tile * TILE, s);
-        exponentials(p, run, ignored);
-    }
-    float log_sum[2], delta[2];
+    float p[8][4], dp[8][4], dq[2 * STEPS][4] = {}, log_sum[2], delta[2];
     for (int h = 0; h < 2; h++) {
         int r = lane / 4 + h * 8;
-        log_sum[h] = run.max[h] + log2f(fmaxf(run.sum[h], 1e-30f));
+        bool inside = query + r < s.cols;
+        log_sum[h] = inside ? log_sums[at.row + query + r] : 0.0f;
         delta[h] = delta_rows[warp * 16 + r];
-        if (lane % 4 == 0 && query + r < s.cols) {
-            log_sums[at.row + query + r] = log_sum[h];
-            deltas[at.row + query + r] = delta[h];
-        }
+        if (lane % 4 == 0 && inside) deltas[at.row + query + r] = delta[h];
     }
     for (int tile = first_tile(at.from, s); tile <= (int)blockIdx.x; tile++) {
         __syncthreads();
@@ -327,7 +338,7 @@ extern "C" __global__ void __launch_bounds__(128)
         scores(p, q, ks, query, tile * TILE, s);
 #pragma unroll
         for (int j = 0; j < 8; j++)
-            for (int e = 0; e < 4; e++) p[j][e] = p[j][e] > -FLOAT_MAX ? exp2f(p[j][e] - log_sum[e / 2]) : 0.0f;
+            for (int e = 0; e < 4; e++) p[j][e] = power_of_two(p[j][e] - log_sum[e / 2]);
         times_transposed(dp, g, vs);
         score_gradient(p, dp, delta, s.scale);
         add_product(dq, p, ks);
@@ -375,12 +386,13 @@ extern "C" __global__ void __launch_bounds__(128)
             __syncthreads();
             float p[8][4], dp[8][4];
             times_transposed(p, k, qs);
+            bool all = all_seen(tile * TILE, TILE, key, 16, s);
 #pragma unroll
             for (int j = 0; j < 8; j++)
                 for (int e = 0; e < 4; e++) {
                     int r = j * 8 + lane % 4 * 2 + e % 2;
-                    bool use = seen(tile * TILE + r, key + lane / 4 + e / 2 * 8, s);
-                    p[j][e] = use ? exp2f(p[j][e] * scale - log_sum[r]) : 0.0f;
+                    p[j][e] = power_of_two(p[j][e] * scale - log_sum[r]);
+                    if (!all && !seen(tile * TILE + r, key + lane / 4 + e / 2 * 8, s)) p[j][e] = 0.0f;
                 }
             add_product(dv, p, gs);
             times_transposed(dp, v, gs);

@@ -65,7 +65,7 @@ impl Report {
     fn check(&mut self, name: &str, got: &[f32], want: &[f32], tolerance: f64) {
         let error = error(got, want);
         let passed = error < tolerance;
-        println!("{} {name}: {error:.1e} of {tolerance:.0e}", if passed { "ok" } else { "FAILED" });
+        println!("{} {name}: {error:.1e} of {tolerance:.1e}", if passed { "ok" } else { "FAILED" });
         self.failures += usize::from(!passed);
     }
 
