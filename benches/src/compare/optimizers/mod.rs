@@ -20,9 +20,12 @@ use task::Task;
 /// Options of `compare optimizers`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Running text for the first task
+    /// Running text for the task `characters`
     #[arg(long, value_name = "FILE")]
     corpus: PathBuf,
+    /// Tasks: characters, modular
+    #[arg(long, value_delimiter = ',', default_value = "characters,modular")]
+    tasks: Vec<String>,
     /// Seeds that are reported
     #[arg(long, value_delimiter = ',', default_value = "1,2,3")]
     seeds: Vec<u64>,
@@ -112,7 +115,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ensure!(options.share > 0.0 && options.share <= 1.0, "--share is above 0 and at most 1");
     let scratch = tempfile::tempdir().context("no scratch folder")?;
     let mut rows = Vec::new();
-    for task in Task::all(&options.corpus, scratch.path())? {
+    for name in &options.tasks {
+        let task = Task::named(name, &options.corpus, scratch.path())?;
         rows.extend(compare(options, &task, scratch.path())?);
     }
     if options.json {
@@ -142,13 +146,12 @@ fn compare(options: &Options, task: &Task, scratch: &std::path::Path) -> Result<
     }
     let adamw_seconds = chosen[0].2;
     let scaled = |seconds: f64| ((steps as f64 * adamw_seconds / seconds).round() as u64).max(1);
-    let jobs = chosen.iter().flat_map(|(contestant, rate, seconds)| {
-        let lengths = [steps, scaled(*seconds)];
-        lengths
-            .into_iter()
-            .flat_map(|steps| options.seeds.iter().map(move |seed| (*contestant, *rate, *seed, steps)))
-    });
-    let jobs: Vec<Job> = jobs.map(|(c, rate, seed, steps)| job(c, rate, seed, steps)).collect();
+    let mut jobs = Vec::new();
+    for (contestant, rate, seconds) in &chosen {
+        for steps in [steps, scaled(*seconds)] {
+            jobs.extend(options.seeds.iter().map(|seed| job(*contestant, *rate, *seed, steps)));
+        }
+    }
     eprintln!("{}: {} runs", task.name, jobs.len());
     let outcomes = run_all(jobs, options.jobs, &device)?;
     let n = options.seeds.len();
