@@ -5,9 +5,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// Kills in the interrupted run.
-const KILLS: usize = 10;
-
 /// The default run with a small model and few steps; every phase does its real work.
 const SHORT: &[&str] = &[
     "model.dim=48",
@@ -50,11 +47,17 @@ const ENGINE: &[&str] = &[
     "phase1.branch.dropout=0.1",
 ];
 
-/// What is run: settings beside [`SHORT`], and the last phase.
+/// What is run, and how it is killed.
 #[derive(Clone, Copy)]
 struct Case {
+    /// Settings beside [`SHORT`].
     extra: &'static [&'static str],
+    /// The last phase.
     last: &'static str,
+    /// Kills, at most and at least: a run may end before it was killed that often.
+    kills: [usize; 2],
+    /// When, as a share of an uninterrupted run: the earliest, and how much later the latest.
+    when: [f64; 2],
 }
 
 fn pipeline(case: Case, out: &Path, resume: bool) -> Command {
@@ -100,12 +103,12 @@ fn results(out: &Path) -> (Vec<String>, Vec<u8>) {
 
 #[test]
 fn killed_and_resumed_runs_end_with_the_same_bytes() {
-    assert_survives_kills(Case { extra: &[], last: "final_compression" });
+    assert_survives_kills(Case { extra: &[], last: "final_compression", kills: [10, 10], when: [0.02, 0.1] });
 }
 
 #[test]
 fn killed_and_resumed_runs_of_the_whole_engine_end_with_the_same_bytes() {
-    assert_survives_kills(Case { extra: ENGINE, last: "cognate" });
+    assert_survives_kills(Case { extra: ENGINE, last: "cognate", kills: [6, 2], when: [0.3, 0.5] });
 }
 
 fn assert_survives_kills(case: Case) {
@@ -116,8 +119,8 @@ fn assert_survives_kills(case: Case) {
     let full = began.elapsed();
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut killed = 0;
-    for attempt in 0..4 * KILLS {
-        if killed == KILLS {
+    for attempt in 0..4 * case.kills[0] {
+        if killed == case.kills[0] {
             break;
         }
         // xorshift64: moments spread over the run, different every time.
@@ -128,8 +131,8 @@ fn assert_survives_kills(case: Case) {
         let resume = broken.join("registry.db").exists() && attempt > 0;
         let mut child = pipeline(case, &broken, resume).stderr(Stdio::null()).spawn().unwrap();
         // The first kill comes once the session exists; the others early enough that all fit into the run.
-        let least = if attempt == 0 { 0.1 } else { 0.02 };
-        std::thread::sleep(full.mul_f64(least + share * 0.1).max(Duration::from_millis(50)));
+        let least = if attempt == 0 { case.when[0].max(0.1) } else { case.when[0] };
+        std::thread::sleep(full.mul_f64(least + share * case.when[1]).max(Duration::from_millis(50)));
         match child.try_wait().unwrap() {
             Some(status) => {
                 assert!(status.success(), "the run ended by itself with {status}");
@@ -142,7 +145,7 @@ fn assert_survives_kills(case: Case) {
             }
         }
     }
-    assert_eq!(killed, KILLS, "the run ended before it was killed that often");
+    assert!(killed >= case.kills[1], "the run ended after {killed} kills");
     finish(case, &broken, true);
     let ((names, model), (expected_names, expected_model)) = (results(&broken), results(&whole));
     assert_eq!(names, expected_names, "artifacts differ after {killed} kills");
