@@ -132,8 +132,8 @@ fn what_cannot_be_run_is_refused_with_a_way_to_mend_it() {
         "char-cpu",
     );
     refused(
-        fresh(place, "a", &["train.setps=1"]),
-        "unknown key `train.setps`",
+        fresh(place, "a", &["train.stepz=1"]),
+        "unknown key `train.stepz`",
         "did you mean `train.steps`?",
     );
     refused(fresh(place, "a", &["data.block=0"]), "`data.block` is 0", "such as 256");
