@@ -21,7 +21,7 @@ use crate::rng::Rng;
 use crate::weights::Weights;
 
 /// Trajectories a step trains on.
-const BATCH: usize = 64;
+pub const BATCH: usize = 64;
 /// Trajectories held out to measure the divergence.
 const PROBE: usize = 64;
 

@@ -23,8 +23,14 @@ pub enum Place {
     Gpu,
 }
 
-/// Memory of the program before it trains, in bytes.
-const BASE_BYTES: u64 = 60_000_000;
+/// Memory of the program, in bytes.
+const BASE_BYTES: u64 = 40_000_000;
+/// What worker threads, their allocators and packed matrices add once it trains, in bytes.
+const TRAINING_BYTES: u64 = 75_000_000;
+/// What the evaluation behind training adds for each of `data.eval_examples`, in bytes.
+const EVALUATION_BYTES: u64 = 60_000;
+/// What scoring candidates side by side adds in the search of phase 2, in bytes.
+const SEARCH_BYTES: u64 = 60_000_000;
 /// Memory of a thousand built-in examples of each kind, in bytes: texts, and sequences encoded for training.
 const EXAMPLES_BYTES: u64 = 2_700_000;
 /// What a CUDA context and its libraries take on the device, in bytes.
@@ -38,7 +44,7 @@ pub fn stage_bytes(
     longest: u64,
     place: Place,
 ) -> u64 {
-    let at_once = positions_at_once(train, longest);
+    let at_once = positions_at_once(stage, train, longest);
     let width = if place == Place::Gpu { 2 } else { 4 };
     let activations =
         at_once * width * (kept(model, train) + widest(model)) + at_once * 4 * logits(model, stage, place);
@@ -46,8 +52,8 @@ pub fn stage_bytes(
 }
 
 /// Positions computed at once: a micro-batch, at least one row a shard.
-fn positions_at_once(train: &TrainConfig, longest: u64) -> u64 {
-    let batch = train.batch_tokens as u64;
+fn positions_at_once(stage: &StageKind<'_>, train: &TrainConfig, longest: u64) -> u64 {
+    let batch = stage.positions as u64;
     match train.micro_tokens as u64 {
         0 => batch,
         micro => micro.max(SHARDS as u64 * longest).min(batch.max(longest)),
@@ -127,14 +133,18 @@ fn logits(model: &ModelConfig, stage: &StageKind<'_>, place: Place) -> u64 {
 pub fn phase_bytes(phase: PhaseId, config: &Config, model: &ModelConfig, place: Place) -> u64 {
     let longest = config.data.max_len as u64;
     let training = stages(phase, config).iter().map(|s| stage_bytes(model, s, s.train, longest, place)).max();
-    let parents = match phase {
-        PhaseId::EvoMerge => 4 + (config.phase2.search.elite + config.phase2.search.mutants) as u64,
-        _ => 2,
-    };
-    let training = training.unwrap_or(4 * parents * model.parameters());
-    match place {
-        Place::Cpu => BASE_BYTES + EXAMPLES_BYTES * config.data.builtin_thousands as u64 + training,
-        Place::Gpu => GPU_BASE_BYTES + training,
+    let data = EXAMPLES_BYTES * config.data.builtin_thousands as u64;
+    match (place, training) {
+        (Place::Gpu, training) => GPU_BASE_BYTES + training.unwrap_or(0),
+        (Place::Cpu, Some(training)) => {
+            let evaluation = EVALUATION_BYTES * config.data.eval_examples as u64;
+            BASE_BYTES + data + TRAINING_BYTES + training + evaluation
+        }
+        (Place::Cpu, None) if phase == PhaseId::EvoMerge => {
+            let candidates = 4 + (config.phase2.search.elite + config.phase2.search.mutants) as u64;
+            BASE_BYTES + data + SEARCH_BYTES + 4 * candidates * model.parameters()
+        }
+        (Place::Cpu, None) => BASE_BYTES + data + 4 * 2 * model.parameters(),
     }
 }
 
@@ -174,8 +184,7 @@ fn smaller(
             continue;
         }
         let micro = |recompute: bool| {
-            let halves =
-                (0..20).map(|i| stage.train.batch_tokens >> i).take_while(|m| *m as u64 >= 2 * longest);
+            let halves = (0..20).map(|i| stage.positions >> i).take_while(|m| *m as u64 >= 2 * longest);
             halves.map(move |micro_tokens| TrainConfig { micro_tokens, recompute, ..stage.train.clone() })
         };
         let chosen = micro(stage.train.recompute).chain(micro(true)).find(fits)?;

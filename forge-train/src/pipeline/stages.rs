@@ -1,7 +1,12 @@
 //! The stages of training in each phase, as planning sees them.
 
 use crate::config::{Config, TrainConfig};
+use crate::phases::baking::BATCH as TRAJECTORIES;
 use crate::pipeline::phase::PhaseId;
+
+/// Positions of a row that is sampled rather than read from data, about: those of the built-in commands with their
+/// system text.
+const SAMPLED_ROW: usize = 64;
 
 /// A stage of training, or several that train alike.
 #[derive(Clone, Copy, Debug)]
@@ -10,6 +15,8 @@ pub struct StageKind<'a> {
     pub section: &'static str,
     /// Its settings.
     pub train: &'a TrainConfig,
+    /// Positions of a step's largest batch, padding included.
+    pub positions: usize,
     /// How many of them there are, each with checkpoints of its own.
     pub count: u64,
     /// Whether projections are ternary.
@@ -20,32 +27,45 @@ pub struct StageKind<'a> {
     pub distils: bool,
 }
 
-/// The stages of a phase; none where a phase trains nothing.
-pub fn stages(phase: PhaseId, config: &Config) -> Vec<StageKind<'_>> {
-    let plain = |section, train, count| StageKind {
+fn plain<'a>(phase: PhaseId, section: &'static str, train: &'a TrainConfig, count: u64) -> StageKind<'a> {
+    StageKind {
         section,
         train,
+        positions: train.batch_tokens,
         count,
         ternary: phase > PhaseId::BitNet,
         others: 2,
         distils: false,
-    };
+    }
+}
+
+/// The stages of a phase; none where a phase trains nothing.
+pub fn stages(phase: PhaseId, config: &Config) -> Vec<StageKind<'_>> {
+    let sampled_row = SAMPLED_ROW.min(config.data.max_len);
     match phase {
-        PhaseId::Cognate => vec![
-            plain("phase1.trunk", &config.phase1.trunk, 1),
-            StageKind { others: 4, ..plain("phase1.branch", &config.phase1.branch, 3) },
-        ],
-        PhaseId::QuietStar => vec![
-            plain("phase3.bake", &config.phase3.bake, 2),
-            plain("phase3.reinforce", &config.phase3.reinforce, 1),
-        ],
-        PhaseId::Forge => vec![plain("phase5.train", &config.phase5.train, 3)],
+        PhaseId::Cognate => {
+            let branches = plain(phase, "phase1.branch", &config.phase1.branch, 3);
+            vec![plain(phase, "phase1.trunk", &config.phase1.trunk, 1), StageKind { others: 4, ..branches }]
+        }
+        PhaseId::QuietStar => {
+            let c = &config.phase3;
+            // A prompt and an answer are short beside what is thought between them.
+            let positions = c.prompts * c.thoughts * (c.thought_tokens + sampled_row / 4);
+            vec![
+                plain(phase, "phase3.bake", &c.bake, 2),
+                StageKind { positions, ..plain(phase, "phase3.reinforce", &c.reinforce, 1) },
+            ]
+        }
+        PhaseId::Forge => vec![plain(phase, "phase5.train", &config.phase5.train, 3)],
         PhaseId::Baking => {
-            let cycles = u64::from(config.phase6.cycles);
-            vec![StageKind { others: 3, ..plain("phase6.train", &config.phase6.train, cycles) }]
+            let train = &config.phase6.train;
+            let stage = plain(phase, "phase6.train", train, u64::from(config.phase6.cycles));
+            let positions = train.batch_tokens.max(TRAJECTORIES * sampled_row);
+            vec![StageKind { others: 3, positions, ..stage }]
         }
         PhaseId::Edge => {
-            vec![StageKind { others: 3, distils: true, ..plain("phase7.train", &config.phase7.train, 1) }]
+            let stage = plain(phase, "phase7.train", &config.phase7.train, 1);
+            vec![StageKind { others: 3, distils: true, ..stage }]
         }
         PhaseId::EvoMerge | PhaseId::BitNet | PhaseId::Compression => Vec::new(),
     }
