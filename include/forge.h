@@ -135,6 +135,10 @@ enum ForgeStatus
    The model card is not UTF-8.
    */
   FORGE_STATUS_FILE_CARD = 112,
+  /*
+   The library was built without a codec that the file uses.
+   */
+  FORGE_STATUS_FILE_FEATURE = 113,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L

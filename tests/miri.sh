@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Interprets the tests of the device crates under Miri, which reports undefined behaviour: the parser, every codec,
-# tokenizer and tools, the portable kernels and the sessions on them, the sampler; then the kernels of SSE4.1. (Those of
-# AVX2 also want F16C, which Miri lacks.) Tests that only repeat the same code many times are left out or shortened.
+# tokenizer and tools, the portable kernels and the sessions on them, the sampler, files from their bytes to sampled and
+# constrained text; then the kernels of SSE4.1. (Those of AVX2 also want F16C, which Miri lacks.) Tests that only repeat
+# the same code many times are left out or shortened.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -31,6 +32,7 @@ miri forge-runtime "--test kernels" zero_and_tiny need_a_search
 miri forge-runtime "--test sampler" greedy impossible repetition min_p
 miri forge-runtime "--test text" calls_become a_repeated_slot what_is_no_call characters_may
 miri forge-runtime "--test forward" tokens_outside feeding_equals
+miri forge-runtime "--test end_to_end"
 if [ "$(uname -m)" = x86_64 ]; then
   RUSTFLAGS="-Ctarget-cpu=x86-64 -Ctarget-feature=+ssse3,+sse4.1" CARGO_TARGET_DIR=target/miri/sse41 \
     miri forge-runtime "--test equal_bits" products float_operations

@@ -106,7 +106,7 @@ impl Layout {
             tile: tile * VECTOR / 4,
             heads: sequences.max(1),
             sequences: sequences.max(1),
-            align: if options.kernels.panels.is_some() { VECTOR / 4 } else { 1 },
+            align: if options.kernels.products().is_some() { VECTOR / 4 } else { 1 },
         };
         layout.words().is_some().then_some(layout)
     }

@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use bytemuck::must_cast_slice_mut;
 use forge_formats::Matrix;
-use forge_formats::codec::Codec;
+use forge_formats::codec::{Codec, linked};
 
 use crate::kernels::portable;
 use crate::kernels::{Inputs, Kernels, Meta, Outputs, PANEL_ROWS, Panels, VECTOR, pack_panel, panel_vectors};
@@ -56,15 +56,18 @@ pub(crate) struct Scratch<'s> {
 
 /// Words of [`Scratch::quantised`] that inputs of at most `widest` elements need, `n` of them at a time.
 pub(crate) fn quantised_words(kernels: &Kernels, widest: usize, n: usize) -> usize {
-    match kernels.panels {
-        Some(_) => widest.next_multiple_of(VECTOR) / 4 * n,
-        None => (widest + portable::QUANTISED_PADDING).div_ceil(2),
+    let by_rows = (widest + portable::QUANTISED_PADDING).div_ceil(2);
+    let panels = widest.next_multiple_of(VECTOR) / 4 * n;
+    match (kernels.products(), kernels.rows) {
+        (Some(_), Some(_)) => panels.max(by_rows),
+        (Some(_), None) => panels,
+        (None, _) => by_rows,
     }
 }
 
 /// Vectors of [`Scratch::tile`] that a matrix needs.
 pub(crate) fn tile_vectors(kernels: &Kernels, codec: Codec, cols: usize) -> usize {
-    kernels.panels.map_or(0, |_| panel_vectors(codec, cols))
+    kernels.products().map_or(0, |_| panel_vectors(codec, cols))
 }
 
 /// `y = W x` of every vector. `out` has room for the rows rounded up to [`PANEL_ROWS`].
@@ -80,10 +83,16 @@ pub(crate) fn linear(
         (kernels.floats.float_rows)(&w.matrix, xs.x, xs.stride, scratch.row, out);
         return;
     }
-    let Some(products) = kernels.panels else {
+    let Some(products) = kernels.products() else {
         by_rows(kernels, &w.matrix, xs, out, scratch);
         return;
     };
+    let as_they_lie = matches!(w.matrix.codec(), Codec::Int8Row | Codec::Ternary2b);
+    if w.panels.is_none() && xs.n == 1 && as_they_lie && kernels.rows.is_some() {
+        // Laying out panels takes longer than one product.
+        by_rows(kernels, &w.matrix, xs, out, scratch);
+        return;
+    }
     let product = if w.matrix.codec() == Codec::Int8Row { products.int8 } else { products.ternary };
     let stride = cols.next_multiple_of(VECTOR);
     let quantised: &mut [i8] = must_cast_slice_mut(scratch.quantised);
@@ -129,7 +138,7 @@ fn by_rows(
     for t in 0..xs.n {
         let x = xs.get(t, w.cols());
         let y = out.y.get_mut(t * out.stride..).and_then(|y| y.get_mut(..w.rows())).unwrap_or(&mut []);
-        if in_place {
+        if in_place || !linked::STREAMED {
             product(w, x, scratch.quantised, y);
         } else {
             portable::packed_rows(w, x, scratch.quantised, must_cast_slice_mut(scratch.row), y);

@@ -28,6 +28,14 @@ impl<'a> Model<'a> {
         Ok(Self { file: File::parse(bytes)? })
     }
 
+    /// Checks all of a file, its sections' checksums too: as [`Model::parse`] and then `File::verify`, but faster.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for the first check that fails.
+    pub fn parse_verified(bytes: &'a [u8]) -> Result<Self> {
+        Ok(Self { file: File::parse_verified(bytes)? })
+    }
+
     /// Shape and hyper-parameters.
     pub fn config(&self) -> &ModelConfig {
         self.file.config()

@@ -1,6 +1,7 @@
 //! Trains tiny language models in eight phases and emits `.forge` files that `forge-runtime` executes.
 #![forbid(unsafe_op_in_unsafe_fn)]
 
+pub mod allocator;
 pub mod codec;
 pub mod config;
 pub mod config_load;
@@ -17,6 +18,7 @@ pub mod optimizer_presets;
 pub mod phases;
 pub mod pipeline;
 mod presets;
+pub mod recipe;
 pub mod registry;
 pub mod rng;
 pub mod tokenizer;

@@ -15,6 +15,7 @@ const STACK: usize = 256 << 20;
 const POOL: (&str, &str) = ("CANDLE_NUM_THREADS", "1");
 
 fn main() -> ExitCode {
+    forge_train::allocator::keep_pages();
     if std::env::var_os(POOL.0).is_none() {
         // SAFETY: no other thread exists yet that could read the environment at the same time.
         unsafe { std::env::set_var(POOL.0, POOL.1) };

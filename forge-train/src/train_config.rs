@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::nn::Products;
 use crate::optim::{AdamWConfig, MuonConfig, MuonScale, Schedule};
 
 /// Shape of the learning rate after the warm-up.
@@ -67,6 +68,9 @@ pub struct TrainConfig {
     /// Share of the embedding and of every residual branch's outcome that is dropped; 0 for none.
     #[serde(default)]
     pub dropout: f32,
+    /// What the CPU's matrix products multiply: `f32`, `bf16`, or `auto`, which is bf16 where the processor has it.
+    #[serde(default)]
+    pub products: Products,
     /// Decay of the weights' exponential average, which is what the stage hands on; 0 is off.
     pub ema: f32,
     /// Average latents of ternary projections all the same, although averages of them round to zero.
@@ -99,6 +103,7 @@ impl TrainConfig {
             qk_clip: 0.0,
             qk_clip_every: 1,
             dropout: 0.0,
+            products: Products::F32,
             ema: 0.0,
             ema_ternary: false,
         }

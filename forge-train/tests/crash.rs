@@ -108,7 +108,7 @@ fn killed_and_resumed_runs_end_with_the_same_bytes() {
 
 #[test]
 fn killed_and_resumed_runs_of_the_whole_engine_end_with_the_same_bytes() {
-    assert_survives_kills(Case { extra: ENGINE, last: "cognate", kills: [6, 2], when: [0.3, 0.5] });
+    assert_survives_kills(Case { extra: ENGINE, last: "cognate", kills: [6, 2], when: [0.15, 0.15] });
 }
 
 fn assert_survives_kills(case: Case) {

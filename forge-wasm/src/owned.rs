@@ -33,11 +33,7 @@ pub(crate) struct OwnedModel {
 impl OwnedModel {
     /// Checks a file, checksums included, and lays its weights out unless `compact` asks for little memory.
     pub(crate) fn parse(bytes: Vec<u8>, compact: bool) -> Result<Rc<Self>> {
-        let file = ModelCell::try_new(bytes, |bytes| {
-            let model = Model::parse(bytes)?;
-            model.file().verify()?;
-            Ok::<_, Error>(model)
-        })?;
+        let file = ModelCell::try_new(bytes, |bytes| Model::parse_verified(bytes))?;
         let model = file.borrow_dependent();
         // Portable kernels multiply the weights as they lie in the file.
         let useful = !compact && Kernels::best().want_prepared();

@@ -29,6 +29,8 @@ pub enum Error {
     Tensor(&'static str),
     /// A codec's parameters or payload are invalid; the codec's name.
     Codec(&'static str),
+    /// This program was built without a codec that the file uses; its name, which is that of the Cargo feature.
+    Feature(&'static str),
     /// The tokenizer table is invalid.
     Tokenizer(&'static str),
     /// The tool table is invalid.
@@ -52,6 +54,10 @@ impl fmt::Display for Error {
             Error::Layout => f.write_str("section outside the file, misaligned or overlapping"),
             Error::Tensor(role) => write!(f, "tensor {role} missing, repeated or of the wrong shape"),
             Error::Codec(codec) => write!(f, "invalid {codec} tensor"),
+            Error::Feature(codec) => write!(
+                f,
+                "this program was built without {codec}: build it with that feature of forge-formats"
+            ),
             Error::Tokenizer(what) => write!(f, "invalid tokenizer table: {what}"),
             Error::Tools(what) => write!(f, "invalid tool table: {what}"),
             Error::Card => f.write_str("the model card is not UTF-8"),

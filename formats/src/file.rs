@@ -31,6 +31,19 @@ impl<'a> File<'a> {
     /// # Errors
     /// The [`Error`] of the first check that fails.
     pub fn parse(bytes: &'a [u8]) -> Result<Self> {
+        Self::read(bytes, false)
+    }
+
+    /// [`File::parse`] and [`File::verify`] in one walk, in which each section is checked while it lies in the
+    /// processor's cache.
+    ///
+    /// # Errors
+    /// The [`Error`] of the first check that fails, which is a section's checksum before its content.
+    pub fn parse_verified(bytes: &'a [u8]) -> Result<Self> {
+        Self::read(bytes, true)
+    }
+
+    fn read(bytes: &'a [u8], verify: bool) -> Result<Self> {
         let header = Header::parse(bytes)?;
         let (manifest, data) = header.split(bytes)?;
         let (mut head, records) = take::<Head>(manifest)?;
@@ -40,7 +53,7 @@ impl<'a> File<'a> {
         head.config.validate()?;
         let sections = Sections { records, left: head.sections };
         let mut features = header.features & FEATURE_CACHE_INT8;
-        let mut layout = Layout { sections: sections.clone(), data, end: 0, ahead: None };
+        let mut layout = Layout { sections: sections.clone(), data, end: 0, ahead: None, verify };
         for (role, layer, shape) in head.config.tensors() {
             let (section, payload) = layout.next()?.ok_or(Error::Tensor(role.name()))?;
             features |= check_tensor(&section.content, payload, role, layer, shape)?.feature();
@@ -178,6 +191,8 @@ struct Layout<'a> {
     end: usize,
     /// A section read but not wanted by the last [`Layout::take`].
     ahead: Option<(Section, &'a [u8])>,
+    /// Whether to check the sections' checksums.
+    verify: bool,
 }
 
 impl<'a> Layout<'a> {
@@ -198,6 +213,9 @@ impl<'a> Layout<'a> {
         let payload = self.data.get(start..end).ok_or(Error::Layout)?;
         if self.data.get(self.end..start).ok_or(Error::Layout)?.iter().any(|b| *b != 0) {
             return Err(Error::Trailing);
+        }
+        if self.verify && crc32(payload) != section.crc {
+            return Err(Error::Checksum(section.content.name()));
         }
         self.end = end;
         Ok(Some((section, payload)))

@@ -412,4 +412,5 @@ fn verify_names_the_damaged_section() {
     let bytes = raw.bytes();
     let file = File::parse(&bytes).unwrap();
     assert_eq!(file.verify(), Err(Error::Checksum("final_norm")));
+    assert_eq!(File::parse_verified(&bytes).unwrap_err(), Error::Checksum("final_norm"));
 }

@@ -104,8 +104,13 @@ fn first_token_program() -> Result<PathBuf> {
         let whole = ["--", "-C", "target-feature=+crt-static"];
         ensure!(build("rustc", &whole) || build("build", &[]), "cannot build {PROGRAM}");
     }
-    let beside =
-        std::env::current_exe()?.with_file_name(format!("{PROGRAM}{}", std::env::consts::EXE_SUFFIX));
+    let mut folder = std::env::current_exe()?;
+    folder.pop();
+    if folder.ends_with("deps") {
+        // Where the programs of tests lie.
+        folder.pop();
+    }
+    let beside = folder.join(format!("{PROGRAM}{}", std::env::consts::EXE_SUFFIX));
     ensure!(
         beside.is_file(),
         "there is no {}\n\nhint: cargo build --release -p forge-benches --bins",
@@ -299,6 +304,36 @@ mod system {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A process that is started with these options and a model file of its own.
+    fn generated(shape: &str, file: &[u8], how: &[&str]) -> Entry {
+        let folder = tempfile::tempdir().expect("there is room");
+        let path = folder.path().join(shape);
+        std::fs::write(&path, file).expect("there is room");
+        let mut line = vec![first_token_program().expect("the program can be built"), path];
+        line.extend(how.iter().map(PathBuf::from));
+        let mut program = Program::ours("forge", shape, line);
+        program.start().expect("the program runs");
+        program.entry().expect("it has run")
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_process_that_generates_takes_file_and_workspace_and_two_megabytes() {
+        let device = super::super::ours::device_file();
+        let shape = Shape::named("25Mq").expect("it is a shape");
+        let large = super::super::ours::model_file(&shape);
+        // The first fills its whole window, and so its whole workspace.
+        let small = generated("device", &device, &["300"]);
+        assert_eq!(small.within_allowance, Some(true), "{}", line(&small));
+        let in_place = generated("25Mq", &large, &["20"]);
+        assert_eq!(in_place.within_allowance, Some(true), "{}", line(&in_place));
+        // The control: what weights laid out take besides is noticed when it is not stated.
+        let prepared = generated("25Mq", &large, &["prepare", "20"]);
+        let peak = prepared.peak_bytes.expect("Linux tells it");
+        let touched = in_place.peak_bytes.expect("Linux tells it");
+        assert!(peak > touched + ALLOWANCE, "{peak} bytes with them, {touched} without");
+    }
 
     #[test]
     fn a_report_is_read_and_half_of_one_is_not() {

@@ -6,6 +6,7 @@ mod gguf;
 mod inference;
 mod install;
 mod load;
+mod optimizers;
 mod ours;
 mod peer;
 mod report;
@@ -30,6 +31,8 @@ pub(crate) enum Compare {
     Training(training::Options),
     /// Tokens a second of training on a GPU
     Device(device::Options),
+    /// What AdamW, Muon and Grokfast learn in equal tokens and in equal time
+    Optimizers(optimizers::Options),
 }
 
 impl Compare {
@@ -43,6 +46,7 @@ impl Compare {
             Self::Load(options) => load::run(options),
             Self::Training(options) => training::run(options),
             Self::Device(options) => device::run(options),
+            Self::Optimizers(options) => optimizers::run(options),
         }
     }
 }

@@ -60,10 +60,12 @@ pub enum ForgeStatus {
     FileTools = 111,
     /// The model card is not UTF-8.
     FileCard = 112,
+    /// The library was built without a codec that the file uses.
+    FileFeature = 113,
 }
 
 /// Every status with what it says.
-const MESSAGES: [(ForgeStatus, &CStr); 26] = {
+const MESSAGES: [(ForgeStatus, &CStr); 27] = {
     use ForgeStatus::*;
     [
         (Ok, c"success"),
@@ -92,6 +94,7 @@ const MESSAGES: [(ForgeStatus, &CStr); 26] = {
         (FileTokenizer, c"the tokenizer table is invalid"),
         (FileTools, c"the tool table is invalid"),
         (FileCard, c"the model card is not UTF-8"),
+        (FileFeature, c"the library was built without a codec that the file uses"),
     ]
 };
 
@@ -128,6 +131,7 @@ impl From<forge_formats::Error> for ForgeStatus {
             Error::Tokenizer(_) => Self::FileTokenizer,
             Error::Tools(_) => Self::FileTools,
             Error::Card => Self::FileCard,
+            Error::Feature(_) => Self::FileFeature,
             Error::Buffer => Self::Buffer,
             _ => Self::Other,
         }

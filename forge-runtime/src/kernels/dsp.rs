@@ -12,7 +12,7 @@
 use core::arch::asm;
 
 use forge_formats::Matrix;
-use forge_formats::codec::Codec;
+use forge_formats::codec::{Codec, linked};
 
 use super::generic::to_int8;
 use super::{Kernels, portable};
@@ -39,7 +39,7 @@ const TABLES: usize = 4;
 fn rows(w: &Matrix<'_>, x: &[f32], buffer: &mut [u32], y: &mut [f32]) {
     match w.codec() {
         Codec::Int8Row | Codec::Ternary2b => grouped(w, x, buffer, y),
-        Codec::Ternary5x8 if w.rows() >= TABLE_ROWS => by_tables(w, x, buffer, y),
+        Codec::Ternary5x8 if linked::TERNARY_5X8 && w.rows() >= TABLE_ROWS => by_tables(w, x, buffer, y),
         _ => portable::rows(w, x, buffer, y),
     }
 }

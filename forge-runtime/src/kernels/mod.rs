@@ -48,7 +48,8 @@ pub struct Kernels {
     pub(crate) floats: Floats,
     /// Products over panels; without them integer matrices are multiplied row by row, as they lie in the file.
     pub(crate) panels: Option<Products>,
-    /// Products of rows, for tables without panels that have better ones than [`portable::rows`].
+    /// Products of one input with rows as they lie in the file, where there are better ones than [`portable::rows`]; in
+    /// a table with panels, for weights that have not been prepared.
     pub(crate) rows: Option<RowProduct>,
 }
 
@@ -128,12 +129,23 @@ impl Outputs<'_> {
     }
 }
 
+/// Whether some table of this target has vector registers, and so panels.
+pub(crate) const PANELS: bool = cfg!(any(
+    target_arch = "x86_64",
+    all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"),
+    all(target_arch = "wasm32", target_feature = "simd128")
+));
+
 /// The table every other agrees with, to the last bit.
 pub static PORTABLE: Kernels = portable::TABLE;
 
 impl Kernels {
     /// The best table for this machine: looked up at run time with `std`, else by the features compiled for.
     pub fn best() -> &'static Kernels {
+        // Without a walk over all of them, so that a module that browsers download has no table but this.
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        return wasm::best();
+        #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
         Self::all().last().unwrap_or(&PORTABLE)
     }
 
@@ -158,6 +170,12 @@ impl Kernels {
         self.rows.unwrap_or(portable::rows)(w, x, buffer, y);
     }
 
+    /// Products over panels, if this table has them. Where none has, the compiler sees it here and leaves panels out.
+    #[inline(always)]
+    pub(crate) fn products(&self) -> Option<Products> {
+        if PANELS { self.panels } else { None }
+    }
+
     /// The instruction set: `portable`, `avx2` …
     pub fn name(&self) -> &'static str {
         self.name
@@ -165,7 +183,7 @@ impl Kernels {
 
     /// Whether they multiply weights that [`crate::Model::prepare`] has laid out, which makes them faster.
     pub fn want_prepared(&self) -> bool {
-        self.panels.is_some()
+        self.products().is_some()
     }
 }
 

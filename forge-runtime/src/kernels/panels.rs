@@ -67,44 +67,63 @@ pub(crate) fn pack_panel(w: &Matrix<'_>, first: usize, panel: &mut [[u8; VECTOR]
     for (lane, place) in scales.as_chunks_mut::<4>().0.iter_mut().enumerate() {
         let scale = w.scales().get(first + lane).map_or(0.0, |s| widen_f16(*s));
         *place = scale.to_le_bytes();
-        if first + lane >= w.rows() {
-            clear_lane(vectors, lane);
-        } else if w.codec() == Codec::Int8Row {
-            pack_int8(w.row_bytes(first + lane), vectors, lane);
-        } else if w.codec() == Codec::Ternary2b {
-            pack_trits(w.row_bytes(first + lane), vectors, lane);
+    }
+    let rows = |lane: usize| core::array::from_fn(|n| w.row_bytes(first + lane + n));
+    match w.codec() {
+        Codec::Int8Row => {
+            QUARTERS.iter().for_each(|lane| pack_four(rows(*lane), vectors, *lane, |word| word))
+        }
+        Codec::Ternary2b => {
+            QUARTERS.iter().for_each(|lane| pack_four(rows(*lane), vectors, *lane, interleave))
+        }
+        _ => pack_streamed(w, first, vectors),
+    }
+}
+
+/// The first lanes of the four quarters of a vector.
+const QUARTERS: [usize; PANEL_ROWS / 4] = [0, 4, 8, 12];
+
+/// Puts four neighbouring rows into lanes `lane` to `lane + 3`, sixteen bytes of each at a time: many times as fast as
+/// one row after another. Beyond a row's end, and for an empty row, there are zeros.
+#[inline(never)]
+fn pack_four(rows: [&[u8]; 4], vectors: &mut [[u8; VECTOR]], lane: usize, arrange: impl Fn(u32) -> u32) {
+    let [a, b, c, d] = rows.map(|row| row.as_chunks::<16>().0);
+    let whole = [a, b, c, d].iter().fold(vectors.len() / 4, |least, row| least.min(row.len()));
+    let (fours, rest) = vectors.split_at_mut_checked(4 * whole).unwrap_or_default();
+    for ((((four, a), b), c), d) in fours.as_chunks_mut::<4>().0.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+        transpose(four, [a, b, c, d], lane, &arrange);
+    }
+    for (at, last) in rest.chunks_mut(4).enumerate() {
+        let pieces = rows.map(|row| padded(row.get(16 * (whole + at)..).unwrap_or(&[])));
+        let mut four = [[0; VECTOR]; 4];
+        four.iter_mut().zip(&*last).for_each(|(f, l)| *f = *l);
+        transpose(&mut four, pieces.each_ref(), lane, &arrange);
+        last.iter_mut().zip(four).for_each(|(l, f)| *l = f);
+    }
+}
+
+/// Word `i` of each piece goes to vector `i`.
+#[inline(always)]
+fn transpose(
+    four: &mut [[u8; VECTOR]; 4],
+    pieces: [&[u8; 16]; 4],
+    lane: usize,
+    arrange: &impl Fn(u32) -> u32,
+) {
+    let words = pieces.map(|piece| piece.as_chunks::<4>().0);
+    for (i, vector) in four.iter_mut().enumerate() {
+        let word = |row: &[[u8; 4]]| arrange(row.get(i).map_or(0, |w| u32::from_le_bytes(*w))).to_le_bytes();
+        if let Some(place) = vector.as_chunks_mut::<16>().0.get_mut(lane / 4) {
+            *place = bytemuck::must_cast(words.map(word));
         }
     }
-    if w.codec().is_ternary() && w.codec() != Codec::Ternary2b {
-        pack_streamed(w, first, vectors);
-    }
 }
 
-/// The four bytes of a row in each vector.
-#[inline(always)]
-fn lane_of(vectors: &mut [[u8; VECTOR]], lane: usize) -> impl Iterator<Item = &mut [u8; 4]> {
-    vectors.iter_mut().filter_map(move |v| v.as_chunks_mut::<4>().0.get_mut(lane))
-}
-
-fn clear_lane(vectors: &mut [[u8; VECTOR]], lane: usize) {
-    lane_of(vectors, lane).for_each(|place| *place = [0; 4]);
-}
-
-fn pack_int8(row: &[u8], vectors: &mut [[u8; VECTOR]], lane: usize) {
-    let (whole, tail) = row.as_chunks::<4>();
-    let mut last = [0; 4];
-    last.iter_mut().zip(tail).for_each(|(l, t)| *l = *t);
-    let pieces = whole.iter().chain(core::iter::once(&last));
-    lane_of(vectors, lane).zip(pieces).for_each(|(place, piece)| *place = *piece);
-}
-
-/// A row packed as `Ternary2b` packs it.
-fn pack_trits(row: &[u8], vectors: &mut [[u8; VECTOR]], lane: usize) {
-    let (whole, tail) = row.as_chunks::<4>();
-    let mut last = [0; 4];
-    last.iter_mut().zip(tail).for_each(|(l, t)| *l = *t);
-    let pieces = whole.iter().chain(core::iter::once(&last));
-    lane_of(vectors, lane).zip(pieces).for_each(|(place, piece)| *place = interleave(*piece));
+/// The first bytes of what is left of a row, filled up with zeros.
+fn padded(rest: &[u8]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes.iter_mut().zip(rest).for_each(|(b, r)| *b = *r);
+    bytes
 }
 
 /// Rows of any ternary codec, by way of `Ternary2b`, four at a time: entropy-coded ones are decoded side by side.
@@ -113,23 +132,20 @@ fn pack_streamed(w: &Matrix<'_>, first: usize, vectors: &mut [[u8; VECTOR]]) {
     let mut rows = [0; TILE];
     let stride = w.packed_2b_bytes().max(1);
     let tile = rows.get_mut(..4 * stride).unwrap_or(&mut []);
-    for lane in (0..PANEL_ROWS).step_by(4) {
+    for lane in QUARTERS {
         w.pack_rows_2b(first + lane, tile);
         let present = w.rows().saturating_sub(first + lane);
-        for (n, row) in tile.chunks_exact(stride).take(present).enumerate() {
-            pack_trits(row, vectors, lane + n);
-        }
+        let row = |n: usize| if n < present { tile.get(n * stride..(n + 1) * stride) } else { None };
+        pack_four(core::array::from_fn(|n| row(n).unwrap_or(&[])), vectors, lane, interleave);
     }
 }
 
 /// Sixteen trits from the order of the file (trit `4j + p` in bits `2p` of byte `j`) to that of a panel: the 4 × 4
 /// matrix of bit pairs, transposed.
 #[inline(always)]
-fn interleave(bytes: [u8; 4]) -> [u8; 4] {
-    let mut x = u32::from_le_bytes(bytes);
+fn interleave(mut x: u32) -> u32 {
     let swap = (x ^ (x >> 6)) & 0x00CC_00CC;
     x ^= swap ^ (swap << 6);
     let swap = (x ^ (x >> 12)) & 0x0000_F0F0;
-    x ^= swap ^ (swap << 12);
-    x.to_le_bytes()
+    x ^ swap ^ (swap << 12)
 }

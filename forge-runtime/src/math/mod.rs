@@ -13,4 +13,5 @@ pub(crate) use elementary::{ROUNDER, relu};
 pub use elementary::{
     clamp, cos_turns, exp, exp2, round_even, rsqrt, sigmoid, silu, sin_turns, sqrt, widen_f16,
 };
+pub(crate) use sums::sum16_of;
 pub use sums::{LANES, dot, dot_widened, max, max_abs, sum_squares, sum16};

@@ -9,6 +9,7 @@ mod pipeline;
 mod run;
 mod status;
 mod tools;
+mod train;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,8 @@ struct Cli {
 enum Command {
     /// Train a model: data in, eight phases, one .forge file out
     Pipeline(Box<pipeline::Args>),
+    /// Train one model by a recipe: data in, one .forge file and its loss curve out
+    Train(Box<train::Args>),
     /// Answer one prompt
     Run(run::Args),
     /// Answer a prompt a line from stdin
@@ -62,6 +65,7 @@ pub(crate) fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Pipeline(args) => pipeline::main(*args),
+        Command::Train(args) => train::main(&args),
         Command::Run(args) => run::main(&args),
         Command::Chat(args) => chat::main(&args),
         Command::Eval(args) => eval::main(&args),

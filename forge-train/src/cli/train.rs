@@ -7,8 +7,8 @@ use forge_train::config_load;
 use forge_train::device;
 use forge_train::error::{Error, Result};
 use forge_train::pipeline::prepare::DataSource;
-use forge_train::pipeline::progress::{Reporter, Style};
-use forge_train::pipeline::table::{Align, bytes as size, count, duration, layout};
+use forge_train::pipeline::progress::{Reporter, Style, duration};
+use forge_train::pipeline::table::{Align, bytes as size, count, layout};
 use forge_train::pipeline::{Progress, StopFlag};
 use forge_train::recipe::{self, Recipe, Report, RunDirectory};
 

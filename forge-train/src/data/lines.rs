@@ -115,9 +115,9 @@ impl Chunks {
         let len = if self.ended { self.buffer.len() } else { whole_pieces(&self.buffer) };
         let rest = self.buffer.split_off(len);
         let bytes = std::mem::replace(&mut self.buffer, rest);
-        let text = String::from_utf8(bytes).or_else(|e| {
+        let text = String::from_utf8(bytes).map_err(|e| {
             let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];
-            Err(self.not_text(before))
+            self.not_text(before)
         })?;
         self.lines += line_ends(text.as_bytes());
         Ok(Some(text))

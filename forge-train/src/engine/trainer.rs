@@ -157,6 +157,7 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let mut network = Network::new(weights, stage.precision, &env.device)?;
         network.set_recompute(stage.train.recompute);
+        network.set_products(stage.train.products)?;
         stage.train.check(stage.name, matches!(stage.precision.projections, Projections::Ternary { .. }))?;
         let rule = UpdateRule::new(stage.train, &network)?;
         let mut run = Self {

@@ -54,9 +54,14 @@ fn call(prompt: &str, args: &[(&str, &str)]) -> Example {
 /// A model of zeros but for the tables: an untied head whose row `favourite` is the final norm's direction, so that
 /// every token is followed by `favourite`; with `None` all logits are 0 and every token is equally likely.
 pub(super) fn constant_model(favourite: Option<u16>) -> Vec<u8> {
-    let config = ModelConfig { tied: false, recursion: 1, halting: false, ..config() };
-    let table = File::parse(&model()).unwrap().tokenizer().to_spec().to_bytes().unwrap();
-    let mut writer = Writer::new(config.clone()).tokenizer(table);
+    constant_model_of(&tokenizer(&model()), favourite)
+}
+
+/// The same with this tokenizer.
+pub(super) fn constant_model_of(tokenizer: &Tokenizer, favourite: Option<u16>) -> Vec<u8> {
+    let vocab = tokenizer.vocab();
+    let config = ModelConfig { vocab, tied: false, recursion: 1, halting: false, ..config() };
+    let mut writer = Writer::new(config.clone()).tokenizer(tokenizer.table());
     for (role, layer, [rows, cols]) in config.tensors() {
         let mut values = vec![0.0f32; (rows * cols) as usize];
         match (role, favourite) {

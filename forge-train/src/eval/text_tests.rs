@@ -1,7 +1,9 @@
 use forge_runtime::Session;
 
 use super::*;
-use crate::eval::tests::{constant_model, model, tokenizer};
+use crate::config::{TokenizerConfig, TokenizerKind};
+use crate::eval::tests::{constant_model, constant_model_of, model, tokenizer};
+use crate::tokenizer::controls;
 
 const TEXT: &str =
     "First, hear me speak.\nSpeak, speak – “we” know’t.\n\nResolved. resolved. What authority surfeits on?";
@@ -96,6 +98,22 @@ fn a_file_knows_its_own_tokens() {
     let text = TextTokens::of(&tokenizer(&file), TEXT);
     let expected = evaluate_text(&file, &text, &TextOptions::blocks(16)).unwrap();
     assert_eq!(evaluate(&file, TEXT, 16).unwrap().nats_per_token, expected.nats_per_token);
+}
+
+/// A file whose tokens are the characters of its text; others are the unknown token, of one byte each.
+#[test]
+fn a_file_of_characters_runs() {
+    let char = TokenizerConfig { kind: TokenizerKind::Char, vocab: 0 };
+    let t = Tokenizer::train([TEXT].into_iter(), controls(), &char).unwrap();
+    let file = constant_model_of(&t, None);
+    assert_eq!(tokenizer(&file), t, "as it stands in the file");
+    let known = evaluate(&file, TEXT, 8).unwrap();
+    assert_eq!((known.tokens, known.characters), (TEXT.chars().count() - 1, known.tokens));
+    assert_eq!(known.nats_per_character, known.nats_per_token);
+    let report = evaluate(&file, "a\u{1F980}b", 8).unwrap();
+    assert_eq!((report.tokens, report.text_bytes, report.characters), (5, 5, 2));
+    let nats = f64::from(t.vocab()).ln();
+    assert!((report.nats_per_character.value - 5.0 * nats / 2.0).abs() < 1e-9);
 }
 
 #[test]

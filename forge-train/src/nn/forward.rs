@@ -245,7 +245,7 @@ impl<'n> Pass<'n> {
 
     /// `norm(E[id])`.
     fn embed(&self) -> Result<Tensor> {
-        let Parameter { key, weight, form: Form { quant, device } } =
+        let Parameter { key, weight, form: Form { quant, device, .. } } =
             parameter(self.net, Role::Embedding, 0)?;
         let op = Embedding { ids: self.ids.clone(), eps: self.net.config().norm_eps, quant, device };
         Ok(match self.net.sink() {
@@ -299,8 +299,8 @@ impl<'n> Pass<'n> {
         }
         self.observe(map, x, prologue, None)?;
         let eps = self.net.config().norm_eps;
-        let Form { quant, device } = map.form.clone();
-        let op = NormLinear { prologue, eps, quant, device, extra: Extra::Residual };
+        let Form { quant, device, products } = map.form.clone();
+        let op = NormLinear { prologue, eps, quant, device, products, extra: Extra::Residual };
         Ok(apply3(op, x, &map.weight, u)?)
     }
 }
@@ -353,8 +353,8 @@ fn linear(
     prologue: Prologue,
     gain: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let Form { quant, device } = map.form.clone();
-    let op = NormLinear { prologue, eps, quant, device, extra: Extra::Gain };
+    let Form { quant, device, products } = map.form.clone();
+    let op = NormLinear { prologue, eps, quant, device, products, extra: Extra::Gain };
     Ok(match gain {
         Some(gain) => apply3(op, x, &map.weight, gain)?,
         None => apply2(op, x, &map.weight)?,

@@ -12,6 +12,7 @@ mod recompute;
 pub use forward::{Forward, ForwardOptions, Observer};
 pub use network::{Network, Precision, Projections, Tables};
 pub use ops::dropout::Dropout;
+pub use ops::gemm::Products;
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use forge_formats::role::{Role, RoleKind};
 use super::forward::{Forward, ForwardOptions, Observer, Pass};
 #[cfg(feature = "cuda")]
 use super::ops::DeviceWeight;
+use super::ops::gemm::{Multiplier, Products};
 use super::ops::quant::{Blend, Grid, QuantWeight};
 use super::ops::sink::Sink;
 use super::ops::{Arg, Form, host};
@@ -67,6 +68,7 @@ pub struct Network {
     precision: Precision,
     straight_through: bool,
     tracked: bool,
+    products: Multiplier,
     sink: Option<Arc<Sink>>,
     recompute: Option<Recomputation>,
     peaks: Option<Arc<LogitPeaks>>,
@@ -92,6 +94,7 @@ impl Network {
             vars.insert((role, layer), Var::from_tensor(&tensor)?);
         }
         let device = device.clone();
+        let products = Multiplier::default();
         Ok(Self {
             config,
             vars,
@@ -99,6 +102,7 @@ impl Network {
             precision,
             straight_through: true,
             tracked: true,
+            products,
             sink: None,
             recompute: None,
             peaks: None,
@@ -134,6 +138,21 @@ impl Network {
     /// control that shows what the straight-through estimator contributes.
     pub fn set_straight_through(&mut self, on: bool) {
         self.straight_through = on;
+    }
+
+    /// What the CPU's products multiply from now on; a device has its own way.
+    ///
+    /// # Errors
+    /// If the processor does not have them.
+    pub fn set_products(&mut self, products: Products) -> Result<()> {
+        self.products = if self.device.is_cpu() { products.here()? } else { Multiplier::default() };
+        Ok(())
+    }
+
+    /// Products of the CPU in the emulated instruction's order, which any processor can do.
+    #[cfg(test)]
+    pub(super) fn emulate_bf16(&mut self) {
+        self.products = Multiplier::emulated();
     }
 
     /// A view of the same parameters, later updates included, whose forward passes record no graph.
@@ -289,12 +308,18 @@ impl Network {
         let tensor = self.tensor(role, layer)?;
         #[cfg(feature = "cuda")]
         if tensor.device().is_cuda() {
-            return Ok(Form { quant: None, device: Some(Arc::new(DeviceWeight::new(&tensor, grid)?)) });
+            return Ok(Form {
+                quant: None,
+                device: Some(Arc::new(DeviceWeight::new(&tensor, grid)?)),
+                ..Form::default()
+            });
         }
-        let Some((grid, blend)) = grid else { return Ok(Form::default()) };
+        let Some((grid, blend)) = grid else {
+            return Ok(Form { products: self.products, ..Form::default() });
+        };
         let (storage, layout) = tensor.storage_and_layout();
         let Arg { data, dims } = host(&storage, layout)?;
         let quant = Arc::new(QuantWeight::new(data, dims[1], grid, blend));
-        Ok(Form { quant: Some(quant), device: None })
+        Ok(Form { quant: Some(quant), device: None, products: self.products })
     }
 }

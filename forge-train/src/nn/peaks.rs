@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use super::ops::attention::Attention;
@@ -23,7 +23,8 @@ impl LogitPeaks {
     /// graph.
     pub(super) fn see(&self, layer: usize, attention: &Attention, qkv: &Tensor) -> Result<()> {
         let heads = attention.heads;
-        let rows = qkv.detach().flatten_all()?.to_vec1::<f32>()?;
+        // A device's rows are bf16 and are copied to the host: there `qk_clip_every` should be more than 1.
+        let rows = qkv.detach().flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         let wide = (heads + 2 * attention.kv_heads) * attention.head_dim;
         let peaks: Vec<Vec<f32>> =
             rows.par_chunks(attention.cols * wide).map(|rows| of_sequence(attention, rows, wide)).collect();

@@ -53,6 +53,8 @@ pub struct RecipeData {
     pub block: usize,
     /// Share of the data, at its end, that validates where no validation file is given.
     pub valid_share: f64,
+    /// Whether paragraphs that share most of their words with the held-out text are left out of training.
+    pub clean: bool,
     /// Loss weight of prompt tokens (completion tokens weigh 1).
     pub prompt_weight: f32,
     /// Probability that a slot's value is swapped for another training value of the slot.
@@ -219,7 +221,7 @@ impl Default for Recipe {
                 mem_layers: Vec::new(),
             },
             tokenizer: TokenizerConfig { kind: TokenizerKind::Char, vocab: 512 },
-            data: RecipeData { block: 64, valid_share: 0.1, prompt_weight: 0.0, augment: 0.0 },
+            data: RecipeData { block: 64, valid_share: 0.1, clean: true, prompt_weight: 0.0, augment: 0.0 },
             train: TrainConfig::adamw(2000, 768, 2e-3),
             precision: RecipePrecision { ternary: false, lambda_share: 0.0, codec: TernaryCodec::Smallest },
             supervision: RecipeSupervision {

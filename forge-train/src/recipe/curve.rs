@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     fn metrics(step: u64) -> StepMetrics {
-        StepMetrics { step, loss: 2.5, rate: 1e-3, gradient_norm: 0.5, tokens: 64 }
+        StepMetrics { step, loss: 2.5, rate: 1e-3, gradient_norm: 0.5, clipped_heads: 0, tokens: 64 }
     }
 
     #[test]

@@ -80,6 +80,16 @@ impl RunDirectory {
         CheckpointDir::open(&self.path.join("checkpoints"))
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the tokens of running text are kept.
+    pub(super) fn tokens(&self) -> PathBuf {
+        self.path.join("tokens")
+    }
+
     /// Where the loss curve is.
     pub fn curve(&self) -> PathBuf {
         self.path.join("curve.csv")

@@ -3,13 +3,19 @@
 use std::sync::Arc;
 
 use crate::data::batch::{Batch, Batcher, collate};
-use crate::data::blocks::{Blocks, Order};
+use crate::data::blocks::{Blocks, Order, Tokens};
 use crate::data::builtin::{self, Sizes};
-use crate::data::{BatchSource, Dataset, Example, ToolSchema, encode, load};
+use crate::data::cache::TokenFile;
+use crate::data::corpus::{self, Settings};
+use crate::data::lines::Chunks;
+use crate::data::load::held_out_from;
+use crate::data::{BatchSource, Dataset, Example, ToolSchema, encode};
 use crate::error::{Error, Result};
-use crate::pipeline::prepare::{DataSource, examples};
-use crate::recipe::Recipe;
-use crate::tokenizer::{Tokenizer, controls};
+use crate::eval::TextTokens;
+use crate::pipeline::Progress;
+use crate::pipeline::prepare::{DataSource, SourceFile, examples};
+use crate::recipe::{Recipe, RunDirectory};
+use crate::tokenizer::Tokenizer;
 
 /// Data in the form that training takes it.
 pub(super) struct Material {
@@ -27,8 +33,8 @@ pub(super) struct Material {
 
 /// Data a run is judged on.
 pub(super) enum HeldOut {
-    /// Running text.
-    Text(String),
+    /// The end of a running text, with its tokens.
+    Text(SourceFile, Arc<TokenFile>),
     /// Examples.
     Examples(Vec<Example>),
 }
@@ -38,12 +44,14 @@ impl Material {
     ///
     /// # Errors
     /// When a file has changed or cannot be read, or there is too little in it.
-    pub(super) fn prepare(recipe: &Recipe, source: &DataSource, table: Option<&[u8]>) -> Result<Self> {
-        match source {
-            DataSource::Corpus { text } => {
-                let path = text.verify()?;
-                Self::of_text(recipe, &load::text(path)?, path.file_stem().unwrap_or_default(), table)
-            }
+    pub(super) fn prepare(
+        directory: &RunDirectory,
+        table: Option<&[u8]>,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let recipe = directory.recipe();
+        match directory.source() {
+            DataSource::Corpus { text } => Self::of_text(directory, text, table, progress),
             DataSource::Jsonl { train, valid } => {
                 let (augment, seed) = (recipe.data.augment, recipe.run.seed);
                 Self::of_examples(recipe, examples(train, valid.as_ref(), augment, seed)?, table)
@@ -55,26 +63,32 @@ impl Material {
         }
     }
 
-    fn of_text(recipe: &Recipe, text: &str, name: &std::ffi::OsStr, table: Option<&[u8]>) -> Result<Self> {
-        let mut cut = ((1.0 - recipe.data.valid_share) * text.len() as f64) as usize;
-        while !text.is_char_boundary(cut) {
-            cut += 1;
-        }
-        let (train, valid) = text.split_at(cut);
-        let tokenizer = match table {
-            Some(table) => Tokenizer::from_bytes(table)?,
-            None => Tokenizer::train(std::iter::once(train), controls(), &recipe.tokenizer)?,
+    fn of_text(
+        directory: &RunDirectory,
+        text: &SourceFile,
+        table: Option<&[u8]>,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let (recipe, path) = (directory.recipe(), text.verify()?);
+        let settings = Settings {
+            tokenizer: &recipe.tokenizer,
+            table,
+            valid_share: recipe.data.valid_share,
+            seed: recipe.run.seed,
+            clean: recipe.data.clean,
+            cache: &directory.tokens(),
         };
+        let corpus = corpus::prepare(path, &settings)?;
+        corpus.hygiene.note().iter().for_each(|note| progress.note(note));
         let block = recipe.data.block;
         let rows = (recipe.train.batch_tokens / block).max(1);
-        let tokens = Arc::new(tokenizer.encode(train));
-        let blocks = Blocks::new(tokens, block, rows, Order::Random, recipe.run.seed, "recipe")?;
+        let blocks = Blocks::new(corpus.train, block, rows, Order::Random, recipe.run.seed, "recipe")?;
         Ok(Self {
-            tokenizer,
+            tokenizer: corpus.tokenizer,
             source: Arc::new(blocks),
-            held_out: HeldOut::Text(valid.to_owned()),
+            held_out: HeldOut::Text(text.clone(), corpus.valid),
             tools: Vec::new(),
-            name: name.to_string_lossy().into_owned(),
+            name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         })
     }
 
@@ -109,12 +123,12 @@ impl HeldOut {
     pub(super) fn batches(&self, tokenizer: &Tokenizer, recipe: &Recipe, limit: usize) -> Vec<Batch> {
         let (block, batch_tokens) = (recipe.data.block, recipe.train.batch_tokens);
         match self {
-            HeldOut::Text(text) => {
-                let tokens = tokenizer.encode(text);
+            HeldOut::Text(_, tokens) => {
+                let tokens = tokens.tokens();
                 let blocks = tokens.len().saturating_sub(1).min(limit.max(block)) / block;
                 let rows: Vec<usize> = (0..blocks).collect();
                 rows.chunks((batch_tokens / block).max(1))
-                    .map(|rows| text_rows(&tokens, rows, block))
+                    .map(|rows| text_rows(tokens, rows, block))
                     .collect()
             }
             HeldOut::Examples(examples) => {
@@ -134,6 +148,21 @@ impl HeldOut {
             }
         }
     }
+}
+
+/// The held-out end of a text, in the tokens of a model.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::Data`] when it cannot be read.
+pub(super) fn text_tokens(text: &SourceFile, share: f64, tokenizer: &Tokenizer) -> Result<TextTokens> {
+    let path = text.verify()?;
+    let end = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
+    let mut chunks = Chunks::open(path, held_out_from(path, share)?, end)?;
+    let mut tokens = TextTokens::default();
+    while let Some(chunk) = chunks.next()? {
+        tokens.extend(tokenizer, &chunk);
+    }
+    Ok(tokens)
 }
 
 /// Blocks `rows` of a text side by side; every target weighs 1.

@@ -15,13 +15,13 @@ use crate::engine::environment::Environment;
 use crate::engine::objective::{Distillation, LanguageModel};
 use crate::engine::trainer::{Objective, Stage, train_watched};
 use crate::error::{Error, Result};
-use crate::eval;
+use crate::eval::{self, TextOptions, evaluate_text};
 use crate::nn::{Network, Precision};
 use crate::pipeline::{Progress, StopFlag, durable};
 use crate::recipe::curve::Curve;
 use crate::recipe::directory::{RunDirectory, best_of, finished};
 use crate::recipe::judge::Judge;
-use crate::recipe::material::{HeldOut, Material};
+use crate::recipe::material::{HeldOut, Material, text_tokens};
 use crate::recipe::{Recipe, TernaryCodec};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Key, Weights};
@@ -52,6 +52,25 @@ pub struct Report {
     pub eval: Value,
 }
 
+impl Report {
+    /// The measures of the file that are single numbers or estimates, as people read them.
+    pub fn measures(&self) -> impl Iterator<Item = (&str, String)> {
+        self.eval.as_object().into_iter().flatten().filter_map(|(name, value)| {
+            let number = |v: &Value| v.as_f64().map(|v| format!("{v:.4}"));
+            let interval = || {
+                Some(format!(
+                    "{} [{}, {}]",
+                    number(value.get("value")?)?,
+                    number(value.get("low")?)?,
+                    number(value.get("high")?)?
+                ))
+            };
+            let text = value.as_u64().map(|v| v.to_string()).or_else(|| number(value)).or_else(interval)?;
+            Some((name.as_str(), text))
+        })
+    }
+}
+
 /// Runs `directory`'s recipe on `device`.
 ///
 /// # Errors
@@ -65,14 +84,15 @@ pub fn run(
     let recipe = directory.recipe();
     let teacher = Teaching::of(recipe)?;
     let table = teacher.as_ref().map(|teacher| teacher.tokenizer.as_slice());
-    let material = Material::prepare(recipe, directory.source(), table)?;
+    let material = Material::prepare(directory, table, progress)?;
     directory.keep_tokenizer(&material.tokenizer)?;
     let config = recipe.model_config(material.tokenizer.vocab());
     let start = Weights::init(&config, recipe.run.seed);
     let (name, parameters) = (&material.name, start.parameters());
     progress.note(&format!("{name}: {parameters} parameters, {} tokens known", config.vocab));
     let precision = recipe.precision();
-    let data = LanguageModel::supervised(Arc::clone(&material.source), recipe.supervision());
+    let data = LanguageModel::supervised(Arc::clone(&material.source), recipe.supervision())
+        .with_dropout(recipe.train.dropout, recipe.run.seed);
     let mut objective: Box<dyn Objective> = match &teacher {
         None => Box::new(data),
         Some(teacher) => {
@@ -179,13 +199,23 @@ fn file(weights: &Weights, tokenizer: &Tokenizer, card: &Card, recipe: &Recipe) 
     })
 }
 
+/// Measures that differ from run to run or are said elsewhere: a file's card must depend on its weights alone.
+const LEFT_OUT: [&str; 2] = ["tokens_per_second", "bytes"];
+
 /// What the file does on everything held out, through the runtime.
 fn measure(bytes: &[u8], material: &Material, recipe: &Recipe) -> Result<Value> {
     let measured = match &material.held_out {
-        HeldOut::Text(text) => serde_json::to_value(eval::text::evaluate(bytes, text, recipe.data.block)?),
+        HeldOut::Text(text, _) => {
+            let tokens = text_tokens(text, recipe.data.valid_share, &material.tokenizer)?;
+            serde_json::to_value(evaluate_text(bytes, &tokens, &TextOptions::blocks(recipe.data.block))?)
+        }
         HeldOut::Examples(examples) => {
             serde_json::to_value(eval::evaluate(bytes, examples, &eval::Options::default())?)
         }
     };
-    Ok(measured.expect("measures are plain data"))
+    let mut measured = measured.expect("measures are plain data");
+    if let Some(measures) = measured.as_object_mut() {
+        measures.retain(|name, _| !LEFT_OUT.contains(&name.as_str()));
+    }
+    Ok(measured)
 }

@@ -7,7 +7,7 @@ use half::f16;
 
 use super::float::Width;
 use super::ternary::Packing;
-use super::{Codec, float, hyper, int8, rans, seedlm, sparse, split_scales, ternary, validate, vptq};
+use super::{Codec, float, hyper, int8, linked, rans, seedlm, sparse, split_scales, ternary, validate, vptq};
 use crate::error::Result;
 
 /// A coded `[rows, cols]` matrix, or a range of rows of one. Holding it means that its payload is valid.
@@ -124,16 +124,24 @@ impl<'a> Matrix<'a> {
         match &self.codec {
             Codec::F32 => float::decode_row(Width::F32, self.row_bytes(r), out),
             Codec::F16 => float::decode_row(Width::F16, self.row_bytes(r), out),
-            Codec::Int8Row => int8::decode_row(self.row_bytes(r), self.scale(r), out),
-            Codec::Ternary2b => ternary::decode_row(Packing::TwoBit, self.row_bytes(r), self.scale(r), out),
-            Codec::Ternary5x8 => {
+            Codec::Int8Row if linked::INT8 => int8::decode_row(self.row_bytes(r), self.scale(r), out),
+            Codec::Ternary2b if linked::TERNARY_2B => {
+                ternary::decode_row(Packing::TwoBit, self.row_bytes(r), self.scale(r), out);
+            }
+            Codec::Ternary5x8 if linked::TERNARY_5X8 => {
                 ternary::decode_row(Packing::FiveInEight, self.row_bytes(r), self.scale(r), out);
             }
-            Codec::SeedLm(p) => seedlm::decode_row(p, stored, cols, payload, row, out),
-            Codec::Vptq(p) => vptq::decode_row(p, stored, cols, payload, row, out),
-            Codec::Hyper(p) => hyper::decode_row(p, stored, cols, payload, row, out),
-            Codec::TernaryRans => rans::decode_row(stored, cols, payload, row, self.scale(r), out),
-            Codec::TernarySparse => sparse::decode_row(stored, cols, payload, row, self.scale(r), out),
+            Codec::SeedLm(p) if linked::SEEDLM => seedlm::decode_row(p, stored, cols, payload, row, out),
+            Codec::Vptq(p) if linked::VPTQ => vptq::decode_row(p, stored, cols, payload, row, out),
+            Codec::Hyper(p) if linked::HYPER => hyper::decode_row(p, stored, cols, payload, row, out),
+            Codec::TernaryRans if linked::TERNARY_RANS => {
+                rans::decode_row(stored, cols, payload, row, self.scale(r), out);
+            }
+            Codec::TernarySparse if linked::TERNARY_SPARSE => {
+                sparse::decode_row(stored, cols, payload, row, self.scale(r), out);
+            }
+            // Not linked, so never validated.
+            _ => {}
         }
     }
 
@@ -166,12 +174,15 @@ impl<'a> Matrix<'a> {
             }
         };
         match self.codec {
-            Codec::Ternary2b => each(Packing::TwoBit),
-            Codec::Ternary5x8 => each(Packing::FiveInEight),
-            Codec::TernaryRans => rans::rows_packed_2b(stored, cols, payload, row, out),
-            Codec::TernarySparse => sparse::rows_packed_2b(stored, cols, payload, row, out),
-            Codec::F32 | Codec::F16 | Codec::Int8Row => {}
-            Codec::SeedLm(_) | Codec::Vptq(_) | Codec::Hyper(_) => {}
+            Codec::Ternary2b if linked::TERNARY_2B => each(Packing::TwoBit),
+            Codec::Ternary5x8 if linked::TERNARY_5X8 => each(Packing::FiveInEight),
+            Codec::TernaryRans if linked::TERNARY_RANS => {
+                rans::rows_packed_2b(stored, cols, payload, row, out);
+            }
+            Codec::TernarySparse if linked::TERNARY_SPARSE => {
+                sparse::rows_packed_2b(stored, cols, payload, row, out);
+            }
+            _ => {}
         }
     }
 
@@ -183,10 +194,11 @@ impl<'a> Matrix<'a> {
         match self.codec {
             Codec::Ternary2b => ternary::unpack_row(Packing::TwoBit, self.row_bytes(r), out),
             Codec::Ternary5x8 => ternary::unpack_row(Packing::FiveInEight, self.row_bytes(r), out),
-            Codec::TernaryRans => rans::row_trits(stored, cols, payload, row, out),
-            Codec::TernarySparse => sparse::row_trits(stored, cols, payload, row, out),
-            Codec::F32 | Codec::F16 | Codec::Int8Row => {}
-            Codec::SeedLm(_) | Codec::Vptq(_) | Codec::Hyper(_) => {}
+            Codec::TernaryRans if linked::TERNARY_RANS => rans::row_trits(stored, cols, payload, row, out),
+            Codec::TernarySparse if linked::TERNARY_SPARSE => {
+                sparse::row_trits(stored, cols, payload, row, out);
+            }
+            _ => {}
         }
     }
 

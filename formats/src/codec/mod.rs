@@ -25,6 +25,29 @@ use crate::error::{Error, Result};
 use crate::header::{FEATURE_TERNARY_RANS, FEATURE_TERNARY_SPARSE};
 use crate::role::RoleKind;
 
+/// The codecs this crate was built with, one for each Cargo feature; files that use another are refused
+/// ([`Error::Feature`]). Where these are `false`, the compiler leaves the decoders out.
+pub mod linked {
+    /// [`super::Codec::Int8Row`].
+    pub const INT8: bool = cfg!(feature = "int8");
+    /// [`super::Codec::Ternary2b`].
+    pub const TERNARY_2B: bool = cfg!(feature = "ternary2b");
+    /// [`super::Codec::Ternary5x8`].
+    pub const TERNARY_5X8: bool = cfg!(feature = "ternary5x8");
+    /// [`super::Codec::TernaryRans`].
+    pub const TERNARY_RANS: bool = cfg!(feature = "ternary_rans");
+    /// [`super::Codec::TernarySparse`].
+    pub const TERNARY_SPARSE: bool = cfg!(feature = "ternary_sparse");
+    /// Some ternary codec whose rows must be unpacked before they can be multiplied.
+    pub const STREAMED: bool = TERNARY_RANS || TERNARY_SPARSE;
+    /// [`super::Codec::SeedLm`].
+    pub const SEEDLM: bool = cfg!(feature = "seedlm");
+    /// [`super::Codec::Vptq`].
+    pub const VPTQ: bool = cfg!(feature = "vptq");
+    /// [`super::Codec::Hyper`].
+    pub const HYPER: bool = cfg!(feature = "hyper");
+}
+
 /// Parameters of SeedLM (Shafipour et al. 2024, arXiv 2410.10714): a block of `block` weights is
 /// `U(seed) * t`, with `U` from a `bits`-bit LFSR and `coeffs` 4-bit coefficients under one shared 4-bit
 /// exponent.
@@ -104,6 +127,21 @@ impl Codec {
         }
     }
 
+    /// Whether this crate was built with the codec.
+    pub fn is_linked(&self) -> bool {
+        match self {
+            Codec::F32 | Codec::F16 => true,
+            Codec::Int8Row => linked::INT8,
+            Codec::Ternary2b => linked::TERNARY_2B,
+            Codec::Ternary5x8 => linked::TERNARY_5X8,
+            Codec::SeedLm(_) => linked::SEEDLM,
+            Codec::Vptq(_) => linked::VPTQ,
+            Codec::Hyper(_) => linked::HYPER,
+            Codec::TernaryRans => linked::TERNARY_RANS,
+            Codec::TernarySparse => linked::TERNARY_SPARSE,
+        }
+    }
+
     /// Whether a row is executed as integers times one scale (`docs/numerics.md`, section 2).
     pub fn is_integer(&self) -> bool {
         matches!(self, Codec::Int8Row) || self.is_ternary()
@@ -134,8 +172,8 @@ impl Codec {
 }
 
 /// Exact payload length in bytes of a `[rows, cols]` matrix, or `None` when the codec cannot hold the shape,
-/// its parameters are out of range, the product overflows, or the length depends on the weights (`TernaryRans`,
-/// `TernarySparse`).
+/// its parameters are out of range, the product overflows, the length depends on the weights (`TernaryRans`,
+/// `TernarySparse`), or this crate was built without the codec.
 pub fn payload_len(codec: &Codec, shape: [u32; 2]) -> Option<u64> {
     let [rows, cols] = shape;
     if rows == 0 || cols == 0 {
@@ -144,23 +182,25 @@ pub fn payload_len(codec: &Codec, shape: [u32; 2]) -> Option<u64> {
     match codec {
         Codec::F32 => float::payload_len(float::Width::F32, rows, cols),
         Codec::F16 => float::payload_len(float::Width::F16, rows, cols),
-        Codec::Int8Row => int8::payload_len(rows, cols),
+        Codec::Int8Row if linked::INT8 => int8::payload_len(rows, cols),
         Codec::Ternary2b => ternary::payload_len(ternary::Packing::TwoBit, rows, cols),
         Codec::Ternary5x8 => ternary::payload_len(ternary::Packing::FiveInEight, rows, cols),
-        Codec::SeedLm(p) => seedlm::payload_len(p, rows, cols),
-        Codec::Vptq(p) => vptq::payload_len(p, rows, cols),
-        Codec::Hyper(p) => hyper::payload_len(p, rows, cols),
-        Codec::TernaryRans | Codec::TernarySparse => None,
+        Codec::SeedLm(p) if linked::SEEDLM => seedlm::payload_len(p, rows, cols),
+        Codec::Vptq(p) if linked::VPTQ => vptq::payload_len(p, rows, cols),
+        Codec::Hyper(p) if linked::HYPER => hyper::payload_len(p, rows, cols),
+        _ => None,
     }
 }
 
 /// Checks length and content of a payload, after which no decoder can fail on it.
 ///
 /// # Errors
-/// [`Error::Codec`] with the codec's name.
+/// [`Error::Codec`] with the codec's name, [`Error::Feature`] with the name of one this crate was built without.
 pub fn validate(codec: &Codec, shape: [u32; 2], payload: &[u8]) -> Result<()> {
     let [rows, cols] = shape;
     let length_valid = match codec {
+        // Refused below.
+        codec if !codec.is_linked() => true,
         Codec::TernaryRans | Codec::TernarySparse => rows > 0 && cols > 0,
         _ => payload_len(codec, shape) == Some(payload.len() as u64),
     };
@@ -170,14 +210,19 @@ pub fn validate(codec: &Codec, shape: [u32; 2], payload: &[u8]) -> Result<()> {
     match codec {
         Codec::F32 => float::validate(float::Width::F32, payload),
         Codec::F16 => float::validate(float::Width::F16, payload),
-        Codec::Int8Row => int8::validate(rows, cols, payload),
-        Codec::Ternary2b => ternary::validate(ternary::Packing::TwoBit, rows, cols, payload),
-        Codec::Ternary5x8 => ternary::validate(ternary::Packing::FiveInEight, rows, cols, payload),
-        Codec::SeedLm(p) => seedlm::validate(p, rows, cols, payload),
-        Codec::Vptq(p) => vptq::validate(p, rows, cols, payload),
-        Codec::Hyper(p) => hyper::validate(p, rows, cols, payload),
-        Codec::TernaryRans => rans::validate(rows, cols, payload),
-        Codec::TernarySparse => sparse::validate(rows, cols, payload),
+        Codec::Int8Row if linked::INT8 => int8::validate(rows, cols, payload),
+        Codec::Ternary2b if linked::TERNARY_2B => {
+            ternary::validate(ternary::Packing::TwoBit, rows, cols, payload)
+        }
+        Codec::Ternary5x8 if linked::TERNARY_5X8 => {
+            ternary::validate(ternary::Packing::FiveInEight, rows, cols, payload)
+        }
+        Codec::SeedLm(p) if linked::SEEDLM => seedlm::validate(p, rows, cols, payload),
+        Codec::Vptq(p) if linked::VPTQ => vptq::validate(p, rows, cols, payload),
+        Codec::Hyper(p) if linked::HYPER => hyper::validate(p, rows, cols, payload),
+        Codec::TernaryRans if linked::TERNARY_RANS => rans::validate(rows, cols, payload),
+        Codec::TernarySparse if linked::TERNARY_SPARSE => sparse::validate(rows, cols, payload),
+        other => Err(Error::Feature(other.name())),
     }
 }
 

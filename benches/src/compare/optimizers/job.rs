@@ -64,12 +64,14 @@ impl Job {
         let report = recipe::run(&directory, device, &Silent, &StopFlag::new())?;
         let curve = std::fs::read_to_string(directory.curve()).context("no curve was written")?;
         let judged = judged(&curve);
-        Ok(Outcome {
+        let outcome = Outcome {
             loss: report.best_loss,
             accuracy: judged.last().map_or(0.0, |(_, accuracy)| *accuracy),
             solved_at: judged.iter().find(|(_, accuracy)| *accuracy >= SOLVED).map(|(step, _)| *step),
             step_seconds: report.seconds / report.steps.max(1) as f64,
-        })
+        };
+        eprintln!("  {}: {outcome:?}", self.set.join(" "));
+        Ok(outcome)
     }
 }
 

@@ -20,9 +20,12 @@ use task::Task;
 /// Options of `compare optimizers`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Running text for the first task
+    /// Running text for the task `characters`
     #[arg(long, value_name = "FILE")]
     corpus: PathBuf,
+    /// Tasks: characters, modular
+    #[arg(long, value_delimiter = ',', default_value = "characters,modular")]
+    tasks: Vec<String>,
     /// Seeds that are reported
     #[arg(long, value_delimiter = ',', default_value = "1,2,3")]
     seeds: Vec<u64>,
@@ -112,7 +115,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ensure!(options.share > 0.0 && options.share <= 1.0, "--share is above 0 and at most 1");
     let scratch = tempfile::tempdir().context("no scratch folder")?;
     let mut rows = Vec::new();
-    for task in Task::all(&options.corpus, scratch.path())? {
+    for name in &options.tasks {
+        let task = Task::named(name, &options.corpus, scratch.path())?;
         rows.extend(compare(options, &task, scratch.path())?);
     }
     if options.json {
@@ -132,7 +136,8 @@ fn compare(options: &Options, task: &Task, scratch: &std::path::Path) -> Result<
     let grid: Vec<(Contestant, f64)> =
         Contestant::ALL.iter().flat_map(|c| task.rates.iter().map(|rate| (*c, *rate))).collect();
     eprintln!("{}: {} runs to choose learning rates", task.name, grid.len());
-    let tried = run_all(grid.iter().map(|(c, rate)| job(*c, *rate, 0, steps)).collect(), options.jobs, &device)?;
+    let tried =
+        run_all(grid.iter().map(|(c, rate)| job(*c, *rate, 0, steps)).collect(), options.jobs, &device)?;
     let mut chosen = Vec::new();
     for contestant in Contestant::ALL {
         let own = grid.iter().zip(&tried).filter(|((c, _), _)| *c == contestant);
@@ -141,11 +146,12 @@ fn compare(options: &Options, task: &Task, scratch: &std::path::Path) -> Result<
     }
     let adamw_seconds = chosen[0].2;
     let scaled = |seconds: f64| ((steps as f64 * adamw_seconds / seconds).round() as u64).max(1);
-    let jobs = chosen.iter().flat_map(|(contestant, rate, seconds)| {
-        let lengths = [steps, scaled(*seconds)];
-        lengths.into_iter().flat_map(|steps| options.seeds.iter().map(move |seed| (*contestant, *rate, *seed, steps)))
-    });
-    let jobs: Vec<Job> = jobs.map(|(c, rate, seed, steps)| job(c, rate, seed, steps)).collect();
+    let mut jobs = Vec::new();
+    for (contestant, rate, seconds) in &chosen {
+        for steps in [steps, scaled(*seconds)] {
+            jobs.extend(options.seeds.iter().map(|seed| job(*contestant, *rate, *seed, steps)));
+        }
+    }
     eprintln!("{}: {} runs", task.name, jobs.len());
     let outcomes = run_all(jobs, options.jobs, &device)?;
     let n = options.seeds.len();
@@ -170,7 +176,12 @@ fn results(steps: u64, outcomes: &[Outcome]) -> Result<Results> {
         Summary::of(&outcomes.iter().map(value).collect::<Vec<_>>()).context("no seeds")
     };
     let solved: Vec<f64> = outcomes.iter().filter_map(|o| o.solved_at).map(|step| step as f64).collect();
-    Ok(Results { steps, loss: of(|o| o.loss)?, accuracy: of(|o| o.accuracy)?, solved_at: Summary::of(&solved) })
+    Ok(Results {
+        steps,
+        loss: of(|o| o.loss)?,
+        accuracy: of(|o| o.accuracy)?,
+        solved_at: Summary::of(&solved),
+    })
 }
 
 fn print(rows: &[Row]) {
@@ -178,7 +189,9 @@ fn print(rows: &[Row]) {
     for row in rows {
         if row.task != task {
             task = row.task;
-            println!("\n{task}: held-out loss (nats), accuracy, steps to 95 %; median [least–most] of the seeds");
+            println!(
+                "\n{task}: held-out loss (nats), accuracy, steps to 95 %; median [least–most] of the seeds"
+            );
             println!("  {:<18} {:>8} {:>8}  {:<52} equal time", "", "rate", "ms/step", "equal tokens");
         }
         let (label, milliseconds) = (row.contestant.label(), 1e3 * row.step_seconds);
@@ -189,6 +202,12 @@ fn print(rows: &[Row]) {
 
 fn cell(r: &Results) -> String {
     let Summary { median, min, max, .. } = r.loss;
-    let solved = r.solved_at.map_or("–".into(), |s| format!("{:.0} ({} of {})", s.median, s.samples, r.loss.samples));
-    format!("{median:.4} [{min:.4}–{max:.4}], {:.1} %, {solved}; {} steps", 100.0 * r.accuracy.median, r.steps)
+    let solved = r
+        .solved_at
+        .map_or("–".into(), |s| format!("{:.0} ({} of {})", s.median, s.samples, r.loss.samples));
+    format!(
+        "{median:.4} [{min:.4}–{max:.4}], {:.1} %, {solved}; {} steps",
+        100.0 * r.accuracy.median,
+        r.steps
+    )
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use forge_train::pipeline::prepare::DataSource;
 use forge_train::recipe::Recipe;
 use forge_train::rng::Rng;
@@ -26,30 +26,32 @@ pub(super) struct Task {
 }
 
 impl Task {
-    /// Characters of `corpus`, and addition modulo 97, whose examples are written to `scratch`.
+    /// `characters` of `corpus`, or `modular`: addition modulo 97, whose examples are written to `scratch`.
     ///
     /// # Errors
-    /// When the text cannot be read.
-    pub(super) fn all(corpus: &Path, scratch: &Path) -> Result<[Self; 2]> {
-        let (train, valid) = additions(scratch)?;
+    /// When no task has the name, or the text cannot be read.
+    pub(super) fn named(name: &str, corpus: &Path, scratch: &Path) -> Result<Self> {
         let steps = |recipe| anyhow::Ok(Recipe::load(recipe, &[])?.train.steps);
-        ensure!(corpus.is_file(), "{} is not a file", corpus.display());
-        Ok([
-            Self {
+        match name {
+            "characters" => Ok(Self {
                 name: "characters",
                 recipe: "char-cpu",
                 source: DataSource::corpus(corpus)?,
                 steps: steps("char-cpu")?,
                 rates: [1e-3, 3e-3, 6e-3],
-            },
-            Self {
-                name: "addition modulo 97",
-                recipe: "modular",
-                source: DataSource::jsonl(&train, Some(&valid))?,
-                steps: steps("modular")?,
-                rates: [3e-4, 1e-3, 3e-3],
-            },
-        ])
+            }),
+            "modular" => {
+                let (train, valid) = additions(scratch)?;
+                Ok(Self {
+                    name: "addition modulo 97",
+                    recipe: "modular",
+                    source: DataSource::jsonl(&train, Some(&valid))?,
+                    steps: steps("modular")?,
+                    rates: [3e-4, 1e-3, 3e-3],
+                })
+            }
+            _ => bail!("no task is called `{name}`; tasks are characters and modular"),
+        }
     }
 }
 

@@ -59,7 +59,7 @@ pub(crate) struct Options {
 /// Who trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Contestant {
-    /// This project, in a precision.
+    /// This project, in an arithmetic.
     Ours(&'static str),
     /// PyTorch: architecture and mode, as `peer.py` takes them.
     Torch([&'static str; 2]),
@@ -75,13 +75,16 @@ const FLOAT: Contestant = Contestant::Ours("float");
 impl Contestant {
     fn label(self) -> String {
         match self {
-            Self::Ours(precision) => format!("forge {precision}"),
+            Self::Ours(arithmetic) => format!("forge {arithmetic}"),
             Self::Torch([architecture, mode]) => format!("PyTorch {mode}, {architecture} architecture"),
         }
     }
 
     fn all(options: &Options) -> Vec<Self> {
         let mut all = vec![FLOAT, Self::Ours("ternary")];
+        if has_bf16() {
+            all.extend([Self::Ours("float-bf16"), Self::Ours("ternary-bf16")]);
+        }
         if !options.no_peer {
             all.extend([PLAIN, SAME]);
             if options.bf16 || has_bf16() {
@@ -99,11 +102,11 @@ impl Contestant {
         match (self, python) {
             (Self::Torch(how), Some(python)) => torch::run(python, folder, task.shape.name, numbers, how),
             (Self::Torch(_), None) => anyhow::bail!("there is no Python to run PyTorch with"),
-            (Self::Ours(precision), _) => {
+            (Self::Ours(arithmetic), _) => {
                 let mut command = Command::new(std::env::current_exe()?);
                 // As the `forge-train` command sets it: candle's own threads would only spin beside ours.
                 command.env("CANDLE_NUM_THREADS", "1");
-                command.args(["training-steps", task.shape.name, precision]);
+                command.args(["training-steps", task.shape.name, arithmetic]);
                 torch::printed(command.args(numbers.map(|n| n.to_string())))
             }
         }
@@ -113,7 +116,8 @@ impl Contestant {
 /// Whether the processor multiplies bf16 numbers.
 fn has_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("avx512bf16");
+    return std::arch::is_x86_feature_detected!("avx512f")
+        && std::arch::is_x86_feature_detected!("avx512bf16");
     #[cfg(not(target_arch = "x86_64"))]
     false
 }

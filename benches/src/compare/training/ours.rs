@@ -10,7 +10,7 @@ use forge_train::engine::environment::{Environment, StepMetrics, Watcher};
 use forge_train::engine::objective::LanguageModel;
 use forge_train::engine::trainer::{Stage, train_watched};
 use forge_train::error::Error;
-use forge_train::nn::{Precision, Projections, Tables};
+use forge_train::nn::{Precision, Products, Projections, Tables};
 use forge_train::pipeline::{CheckpointDir, Silent, StopFlag};
 use serde::{Deserialize, Serialize};
 
@@ -34,8 +34,8 @@ pub(super) struct Run {
 pub(crate) struct Steps {
     /// Name of the shape
     shape: String,
-    /// `float` or `ternary`
-    precision: String,
+    /// `float` or `ternary`, and `-bf16` behind it for bf16 products
+    arithmetic: String,
     /// Steps to take
     steps: usize,
     /// Threads to take part
@@ -68,31 +68,41 @@ impl Steps {
     /// # Errors
     /// When an option is wrong or training fails.
     pub(crate) fn run(&self) -> Result<()> {
+        forge_train::allocator::keep_pages();
         ensure!(self.steps > 0 && self.threads > 0, "a run needs a step and a thread");
         rayon::ThreadPoolBuilder::new().num_threads(self.threads).build_global()?;
-        let run = train(&Task::named(&self.shape)?, precision(&self.precision)?, self.steps)?;
+        let run = train(&Task::named(&self.shape)?, &self.arithmetic, self.steps)?;
         println!("{}", serde_json::to_string(&run)?);
         Ok(())
     }
 }
 
-/// The precision of a name.
-fn precision(name: &str) -> Result<Precision> {
-    Ok(match name {
+/// Precision and products of a name.
+fn arithmetic(name: &str) -> Result<(Precision, Products)> {
+    let (precision, products) = match name.strip_suffix("-bf16") {
+        Some(precision) => (precision, Products::Bf16),
+        None => (name, Products::F32),
+    };
+    let precision = match precision {
         "float" => Precision::FLOAT,
         "ternary" => Precision { projections: Projections::Ternary { lambda: 1.0 }, tables: Tables::Float },
-        other => anyhow::bail!("a precision is float or ternary, not {other:?}"),
-    })
+        _ => {
+            anyhow::bail!("there is no arithmetic {name:?}, but float, ternary, float-bf16 and ternary-bf16")
+        }
+    };
+    Ok((precision, products))
 }
 
 /// Some steps from the task's first weights.
-fn train(task: &Task, precision: Precision, steps: usize) -> Result<Run> {
+fn train(task: &Task, name: &str, steps: usize) -> Result<Run> {
+    let (precision, products) = arithmetic(name)?;
     let folder = tempfile::tempdir().context("cannot make a folder for checkpoints")?;
     let train = TrainConfig {
         warmup: 0,
         decay_share: 0.0,
         weight_decay: DECAY,
         clip: f32::MAX,
+        products,
         ..TrainConfig::adamw(steps as u64, task.tokens(), RATE)
     };
     let environment = Environment {

@@ -4,7 +4,8 @@
 use crate::math::{relu, rsqrt, sigmoid, silu, sum_squares};
 
 /// `rsqrt(sum_squares(x) / n + eps)`, which every element is multiplied with.
-#[inline(always)]
+#[cfg_attr(not(little_code), inline(always))]
+#[cfg_attr(little_code, inline(never))]
 pub(crate) fn norm_factor(x: &[f32], eps: f32) -> f32 {
     rsqrt(sum_squares(x) / x.len() as f32 + eps)
 }

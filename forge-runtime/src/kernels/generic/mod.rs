@@ -3,13 +3,17 @@
 #![forbid(unsafe_code)]
 
 mod attend;
+mod attend_compact;
 mod attend_fixed;
 mod attend_int8;
 mod elementwise;
 mod quantise;
 mod rows;
 
+#[allow(unused_imports, reason = "little code has a function of its own")]
 pub(crate) use attend::{HeadF32, attend};
+#[cfg(little_code)]
+pub(crate) use attend_compact::attend_compact;
 #[allow(unused_imports, reason = "for vector instruction sets")]
 pub(crate) use attend_fixed::attend_fixed;
 pub(crate) use attend_int8::{HeadInt8, attend_int8, store_int8};

@@ -14,7 +14,7 @@ pub use quantise::{QUANTISED_PADDING, Quantised};
 pub use ternary::{gemv_ternary_2b, gemv_ternary_5x8, gemv_ternary_packed};
 
 use forge_formats::Matrix;
-use forge_formats::codec::Codec;
+use forge_formats::codec::{Codec, linked};
 
 use super::{Floats, Kernels, generic};
 use crate::math::{LANES, widen_f16};
@@ -27,7 +27,10 @@ pub(super) const FLOATS: Floats = Floats {
     norm_gained: generic::norm_gained,
     quantise: generic::quantise,
     rotate: generic::rotate,
+    #[cfg(not(little_code))]
     attend: generic::attend,
+    #[cfg(little_code)]
+    attend: generic::attend_compact,
     attend_int8: generic::attend_int8,
     store_int8: generic::store_int8,
     swiglu: generic::swiglu,
@@ -43,9 +46,13 @@ pub(super) const FLOATS: Floats = Floats {
 pub(crate) fn rows(w: &Matrix<'_>, x: &[f32], buffer: &mut [u32], y: &mut [f32]) {
     let buffer = bytemuck::must_cast_slice_mut(buffer);
     match w.codec() {
-        Codec::Int8Row => quantised(x, y, buffer, |q, y| gemv_int8(w, q, y)),
-        Codec::Ternary5x8 => quantised(x, y, buffer, |q, y| gemv_ternary_5x8(w, q, y)),
-        _ => quantised(x, y, buffer, |q, y| gemv_ternary_2b(w, q, y)),
+        Codec::Int8Row if linked::INT8 => quantised(x, y, buffer, |q, y| gemv_int8(w, q, y)),
+        Codec::Ternary5x8 if linked::TERNARY_5X8 => {
+            quantised(x, y, buffer, |q, y| gemv_ternary_5x8(w, q, y));
+        }
+        Codec::Ternary2b if linked::TERNARY_2B => quantised(x, y, buffer, |q, y| gemv_ternary_2b(w, q, y)),
+        // Not linked, so never validated.
+        _ => {}
     }
 }
 

@@ -9,6 +9,14 @@ mod simd128;
 
 use super::Kernels;
 
+/// The last of [`available`].
+pub(super) fn best() -> &'static Kernels {
+    #[cfg(target_feature = "relaxed-simd")]
+    return relaxed::best();
+    #[cfg(not(target_feature = "relaxed-simd"))]
+    &simd128::TABLE
+}
+
 /// The tables of this build, the best last.
 pub(super) fn available() -> impl Iterator<Item = &'static Kernels> {
     let strict = core::iter::once(&simd128::TABLE);

@@ -33,6 +33,11 @@ pub(super) fn available() -> impl Iterator<Item = &'static Kernels> {
     both.into_iter()
 }
 
+/// The table that suits the processor.
+pub(super) fn best() -> &'static Kernels {
+    if has_dot() { &FOURS } else { &PAIRS }
+}
+
 /// Whether sums of four neighbours are one step for this engine and processor, which shows where it takes a factor
 /// of 255 for what its instruction does: unsigned or signed. Engines that make it of several limit the sums of two
 /// to 16 bits on the way. (Node 20, behind a flag, gives yet another, wrong result.)

@@ -18,7 +18,7 @@ pub(super) static TABLE: Kernels = Kernels {
         int8: compiled!("avx2,f16c",
             int8_panels(panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => int8),
     }),
-    rows: None,
+    rows: Some(super::rows::PRODUCT),
 };
 
 /// Vectors whose products fit in 16 bits when two planes' digits count once: each adds at most

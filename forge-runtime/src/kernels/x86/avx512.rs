@@ -20,7 +20,7 @@ pub(super) static TABLE: Kernels = Kernels {
         int8: compiled!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c",
             int8_panels(panels: &Panels<'_>, inputs: &Inputs<'_>, out: &mut Outputs<'_>) => int8),
     }),
-    rows: None,
+    rows: Some(super::rows::PRODUCT),
 };
 
 /// Defines a function that has the instruction set of this file.

@@ -3,6 +3,7 @@
 
 mod avx2;
 mod avx512;
+mod rows;
 mod sse41;
 
 use super::{Inputs, Kernels};

@@ -91,8 +91,8 @@ pub(crate) struct Kept<T> {
 impl Projection {
     /// The operation, its third operand being `extra`.
     pub(super) fn op(&self, extra: Extra) -> NormLinear {
-        let Form { quant, device } = self.matrix.form.clone();
-        NormLinear { prologue: self.prologue, eps: self.eps, quant, device, extra }
+        let Form { quant, device, products } = self.matrix.form.clone();
+        NormLinear { prologue: self.prologue, eps: self.eps, quant, device, products, extra }
     }
 
     /// Calls `f` with the operation and its operands.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
 pub(crate) use super::cuda::{DeviceOp, DeviceWeight};
+use super::gemm::Multiplier;
 use super::quant::QuantWeight;
 
 /// A matrix as it is multiplied: on the CPU quantised or, without a form, the f32 variable itself; on a device always
@@ -14,6 +15,8 @@ pub(crate) struct Form {
     pub(crate) quant: Option<Arc<QuantWeight>>,
     /// The form on a device.
     pub(crate) device: Option<Arc<DeviceWeight>>,
+    /// How the CPU multiplies.
+    pub(crate) products: Multiplier,
 }
 
 /// What an operation of `N` operands does on a device: nothing in a build without one.

@@ -1,16 +1,73 @@
-//! Matrix products through the `gemm` crate behind a bounds-checked interface. With `simd.rs` this is the
-//! only file of the trainer that holds unsafe code.
+//! Matrix products through the `gemm` crate behind a bounds-checked interface. With `simd.rs` and
+//! `bf16.rs` this is all of the CPU's operations that holds unsafe code.
 
 use gemm::Parallelism;
+use serde::{Deserialize, Serialize};
+
+use super::bf16::{Kernel, multiply_bf16};
+use crate::error::{Error, Result};
+
+/// What numbers a product of activations, weights or gradients multiplies; sums are f32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Products {
+    /// Single precision.
+    #[default]
+    F32,
+    /// bf16, rounded from f32 ahead of each product; a processor without them is refused.
+    Bf16,
+    /// bf16 where the processor has it, else single precision. Results then depend on the processor.
+    Auto,
+}
+
+impl Products {
+    /// How this machine computes them.
+    ///
+    /// # Errors
+    /// If bf16 is asked for and the processor has none.
+    pub(crate) fn here(self) -> Result<Multiplier> {
+        match (self, Kernel::detected()) {
+            (Products::F32, _) | (Products::Auto, None) => Ok(Multiplier(None)),
+            (_, Some(kernel)) => Ok(Multiplier(Some(kernel))),
+            (Products::Bf16, None) => Err(Error::Usage {
+                what: "this processor has no bf16 products (AVX512-BF16)".into(),
+                hint: "set `products` to `f32`, or to `auto` to use them where there are any".into(),
+            }),
+        }
+    }
+}
+
+/// Multiplies matrices in f32, or in bf16 with a kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Multiplier(pub(super) Option<Kernel>);
+
+impl Multiplier {
+    /// bf16 by plain arithmetic.
+    #[cfg(test)]
+    pub(crate) fn emulated() -> Self {
+        Self(Some(Kernel::Emulated))
+    }
+
+    /// `dst = alpha · a · b` on all threads, or `dst += …` when `accumulate`.
+    ///
+    /// # Panics
+    /// If the shapes do not match.
+    pub(crate) fn multiply(self, dst: MatMut<'_>, a: Mat<'_>, b: Mat<'_>, alpha: f32, accumulate: bool) {
+        match self.0 {
+            None => multiply(dst, a, b, alpha, accumulate, Threads::All),
+            Some(kernel) => multiply_bf16(kernel, dst, a, b, alpha, accumulate, Threads::All),
+        }
+    }
+}
 
 /// A matrix read from a slice: element `(r, c)` is `data[r * row_stride + c * col_stride]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Mat<'a> {
-    data: &'a [f32],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
+    pub(super) data: &'a [f32],
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) row_stride: usize,
+    pub(super) col_stride: usize,
 }
 
 impl<'a> Mat<'a> {
@@ -42,10 +99,10 @@ impl<'a> Mat<'a> {
 
 /// A row-major matrix written to a slice; rows start `row_stride >= cols` apart, so elements never alias.
 pub(crate) struct MatMut<'a> {
-    data: &'a mut [f32],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
+    pub(super) data: &'a mut [f32],
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) row_stride: usize,
 }
 
 impl<'a> MatMut<'a> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::{DType, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::gemm::{Mat, MatMut, Threads, multiply};
+use super::gemm::{Mat, MatMut, Multiplier};
 use super::glu::Prologue;
 use super::norm::{inverse_rms, normalise_backward};
 use super::quant::{QuantWeight, blend_activations, int8_activations};
@@ -38,6 +38,8 @@ pub(crate) struct NormLinear {
     /// The matrix as a device multiplies it, none on the CPU.
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a device reads it"))]
     pub(crate) device: Option<Arc<DeviceWeight>>,
+    /// How the CPU multiplies.
+    pub(crate) products: Multiplier,
     /// Meaning of the third operand.
     pub(crate) extra: Extra,
 }
@@ -55,7 +57,14 @@ pub(crate) fn projection_inputs(
 ) -> crate::error::Result<Vec<f32>> {
     let x = x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     let gain = gain.map(|g| g.flatten_all()?.to_vec1::<f32>()).transpose()?;
-    let op = NormLinear { prologue, eps, quant: None, device: None, extra: Extra::Gain };
+    let op = NormLinear {
+        prologue,
+        eps,
+        quant: None,
+        device: None,
+        products: Multiplier::default(),
+        extra: Extra::Gain,
+    };
     let wide = prologue.input_width(ins);
     let call = Call { x: &x, wide, w: &[], outs: 0, ins, gain: gain.as_deref(), residual: None };
     Ok(op.activations(&call, &x))
@@ -149,13 +158,12 @@ impl NormLinear {
             out.copy_from_slice(residual);
         }
         let n = a.len() / call.ins;
-        multiply(
+        self.products.multiply(
             MatMut::new(out, n, call.outs),
             Mat::new(a, n, call.ins),
             Mat::new(self.matrix(call), call.outs, call.ins).t(),
             1.0,
             added.is_some(),
-            Threads::All,
         );
         if let Some(scales) = scales {
             out.par_chunks_mut(ROWS * call.outs).zip(steps.par_chunks(ROWS)).enumerate().for_each(
@@ -208,13 +216,12 @@ impl NormLinear {
             Some(quant) => (quant.effective.as_slice(), quant.blend.gradient()),
         };
         let n = grad.len() / call.outs;
-        multiply(
+        self.products.multiply(
             MatMut::new(da, n, call.ins),
             Mat::new(grad, n, call.outs),
             Mat::new(w, call.outs, call.ins),
             factor,
             false,
-            Threads::All,
         );
     }
 
@@ -228,13 +235,12 @@ impl NormLinear {
         accumulate: bool,
     ) {
         let rows = grad.len() / call.outs;
-        multiply(
+        self.products.multiply(
             MatMut::new(dw, call.outs, call.ins),
             Mat::new(grad, rows, call.outs).t(),
             Mat::new(inputs, rows, call.ins),
             self.quant.as_ref().map_or(1.0, |q| q.blend.gradient()),
             accumulate,
-            Threads::All,
         );
     }
 

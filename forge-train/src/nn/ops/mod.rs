@@ -7,6 +7,7 @@
 //! depend on the number of threads.
 
 pub(crate) mod attention;
+pub(crate) mod bf16;
 pub(crate) mod block;
 pub(crate) mod carry;
 #[cfg(feature = "cuda")]

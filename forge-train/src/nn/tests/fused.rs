@@ -71,6 +71,31 @@ fn fused_operations_give_the_loss_and_gradients_of_the_small_ones() {
 }
 
 #[test]
+fn ternary_products_in_bf16_change_no_bit_and_float_ones_little() {
+    let config = ModelConfig { tied: true, ..shapes()[0].clone() };
+    let logits = |net: &Network| {
+        let (batch, _) = ids(&config, 2, 9, 4);
+        let forward = net.forward(&batch, ForwardOptions::default()).unwrap();
+        net.logits(forward.answer()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    for precision in [Precision::TERNARY, Precision::FLOAT] {
+        let plain = network(&config, precision);
+        let mut rounded = plain.clone();
+        rounded.emulate_bf16();
+        let (want, got) = (logits(&plain), logits(&rounded));
+        let size = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let error = want.iter().zip(&got).fold(0.0f32, |m, (a, b)| m.max((a - b).abs())) / size;
+        match precision == Precision::TERNARY {
+            true => assert_eq!(got, want),
+            false => assert!(error > 1e-5 && error < 0.03, "{error}"),
+        }
+        // bf16 has 8 bits: gradients stay within a few hundredths of the largest.
+        let (a, b) = (step(&rounded.for_backward(), &config, None).1, step(&plain, &config, None).1);
+        assert!(worst(&a, &b) < 0.1, "{precision:?}: {}", worst(&a, &b));
+    }
+}
+
+#[test]
 fn the_comparison_sees_another_mask() {
     let config = &shapes()[0];
     let net = network(config, Precision::FLOAT);

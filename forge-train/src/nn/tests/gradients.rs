@@ -9,6 +9,7 @@ use crate::nn::ops::attention::Attention;
 use crate::nn::ops::carry::{Carry, HaltLogit};
 use crate::nn::ops::dropout::{Dropout, Dropped, Mask};
 use crate::nn::ops::embedding::Embedding;
+use crate::nn::ops::gemm::Multiplier;
 use crate::nn::ops::glu::Prologue;
 use crate::nn::ops::linear::{Extra, NormLinear};
 use crate::nn::ops::loss::{BinaryCrossEntropy, CrossEntropy, Divergence, Weighting};
@@ -80,7 +81,7 @@ fn check<const N: usize>(op: impl Op<N>, shapes: [&[usize]; N]) {
 }
 
 fn linear(prologue: Prologue, extra: Extra) -> NormLinear {
-    NormLinear { prologue, eps: 1e-3, quant: None, device: None, extra }
+    NormLinear { prologue, eps: 1e-3, quant: None, device: None, products: Multiplier::default(), extra }
 }
 
 /// ReLU has a kink and squared ReLU a discontinuous second derivative, which finite differences straddle: wide

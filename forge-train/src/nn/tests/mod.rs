@@ -1,6 +1,7 @@
 //! Tests of the operations, the network and its agreement with the runtime.
 
 mod agreement;
+mod finite;
 mod fused;
 mod gradients;
 mod peaks;

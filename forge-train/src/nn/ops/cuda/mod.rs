@@ -21,7 +21,6 @@
 
 mod attention;
 mod block;
-
 mod dropout;
 mod embedding;
 mod gemm;

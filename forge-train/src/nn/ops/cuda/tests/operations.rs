@@ -11,6 +11,7 @@ use crate::nn::ops::attention::Attention;
 use crate::nn::ops::carry::{Carry, HaltLogit};
 use crate::nn::ops::dropout::{Dropout, Dropped, Mask};
 use crate::nn::ops::embedding::Embedding;
+use crate::nn::ops::gemm::Multiplier;
 use crate::nn::ops::glu::Prologue;
 use crate::nn::ops::linear::{Extra, NormLinear};
 use crate::nn::ops::loss::{BinaryCrossEntropy, CrossEntropy, Divergence, Weighting};
@@ -106,7 +107,14 @@ fn compare_linear(gpu: &Gpu, report: &mut Report, case: &Linear) {
     }
     let quant = case.grid.map(|(grid, blend)| Arc::new(QuantWeight::new(&w.values, ins, grid, blend)));
     let extra = case.extra.unwrap_or(Extra::Gain);
-    let op = NormLinear { prologue: case.prologue, eps: 1e-5, quant, device: None, extra };
+    let op = NormLinear {
+        prologue: case.prologue,
+        eps: 1e-5,
+        quant,
+        device: None,
+        products: Multiplier::default(),
+        extra,
+    };
     let on_device = |w: &Tensor| {
         let device = Some(Arc::new(DeviceWeight::new(w, case.grid).unwrap()));
         NormLinear { quant: None, device, ..op.clone() }
@@ -362,8 +370,14 @@ fn a_perturbed_operand_is_seen() {
     probe::set_poison(false);
     let case =
         [operand(&[64, 96], Type::F32, 1), operand(&[32, 96], Type::F32, 2), operand(&[1, 96], Type::F32, 3)];
-    let op =
-        NormLinear { prologue: Prologue::Identity, eps: 1e-5, quant: None, device: None, extra: Extra::Gain };
+    let op = NormLinear {
+        prologue: Prologue::Identity,
+        eps: 1e-5,
+        quant: None,
+        device: None,
+        products: Multiplier::default(),
+        extra: Extra::Gain,
+    };
     let mut report = Report::default();
     let apply = |[x, w, g]: [&Tensor; 3]| {
         let device = Some(Arc::new(DeviceWeight::new(w, None).unwrap()));
