@@ -139,7 +139,7 @@ fn what_cannot_be_run_is_refused_with_a_way_to_mend_it() {
     refused(fresh(place, "a", &["data.block=0"]), "`data.block` is 0", "such as 256");
     refused(fresh(place, "a", &["teacher.run=nowhere"]), "nowhere", "hint");
     fs::write(place.join("short.txt"), "too short").unwrap();
-    refused(command(place, &["--corpus", "short.txt", "--out", "b"]), "cannot be cut", "more text");
+    refused(command(place, &["--corpus", "short.txt", "--out", "b"]), "too little text to split", "hint: ");
     finish(fresh(place, "c", &["train.steps=1"]));
     refused(fresh(place, "c", &[]), "already holds a run", "--resume c");
     assert!(!fs::exists(place.join("a/checkpoints")).unwrap());
