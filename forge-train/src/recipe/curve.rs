@@ -1,6 +1,6 @@
 //! The loss curve of a run as CSV, a line a step, that a resumed run goes on with.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,6 +15,8 @@ const HEADER: &str = "step,tokens,seconds,loss,rate,gradient_norm,held_out_loss,
 /// share of held-out tokens predicted where they were measured.
 pub(super) struct Curve {
     path: PathBuf,
+    /// Takes a line a step, before the step's checkpoint can be written: a killed run resumes with all of them.
+    file: File,
     lines: Vec<String>,
     tokens: u64,
     seconds: f64,
@@ -42,7 +44,8 @@ impl Curve {
             tokens = fields.next().and_then(|f| f.parse().ok()).ok_or_else(wrong)?;
             seconds = fields.next().and_then(|f| f.parse().ok()).ok_or_else(wrong)?;
         }
-        Ok(Self { path: path.to_owned(), lines, tokens, seconds, stepped: Instant::now() })
+        let file = rewrite(path, &lines)?;
+        Ok(Self { path: path.to_owned(), file, lines, tokens, seconds, stepped: Instant::now() })
     }
 
     /// Tokens seen so far.
@@ -56,14 +59,19 @@ impl Curve {
     }
 
     /// Adds a step.
-    pub(super) fn step(&mut self, metrics: &StepMetrics) {
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub(super) fn step(&mut self, metrics: &StepMetrics) -> Result<()> {
         self.seconds += self.stepped.elapsed().as_secs_f64();
         self.stepped = Instant::now();
         self.tokens += metrics.tokens;
         let StepMetrics { step, loss, rate, gradient_norm, .. } = *metrics;
         let (tokens, seconds) = (self.tokens, self.seconds);
-        self.lines
-            .push(format!("{},{tokens},{seconds:.3},{loss:.6},{rate:.3e},{gradient_norm:.4},,", step + 1));
+        let line = format!("{},{tokens},{seconds:.3},{loss:.6},{rate:.3e},{gradient_norm:.4},,", step + 1);
+        writeln!(self.file, "{line}").map_err(Error::io("write", &self.path))?;
+        self.lines.push(line);
+        Ok(())
     }
 
     /// Adds held-out loss and accuracy after the last step and writes the curve; time from that step on is not counted.
@@ -75,22 +83,20 @@ impl Curve {
             last.truncate(last.trim_end_matches(',').len());
             last.push_str(&format!(",{loss:.6},{accuracy:.6}"));
         }
-        self.save()?;
+        self.file = rewrite(&self.path, &self.lines)?;
         self.stepped = Instant::now();
         Ok(())
     }
+}
 
-    /// Writes the curve.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when it cannot be written.
-    pub(super) fn save(&self) -> Result<()> {
-        let mut text = Vec::with_capacity(80 * (self.lines.len() + 1));
-        for line in std::iter::once(HEADER).chain(self.lines.iter().map(String::as_str)) {
-            writeln!(text, "{line}").expect("memory takes what is written");
-        }
-        crate::pipeline::durable::write(&self.path, &[&text])
+/// Writes a whole curve and opens it for further lines.
+fn rewrite(path: &Path, lines: &[String]) -> Result<File> {
+    let mut text = Vec::with_capacity(80 * (lines.len() + 1));
+    for line in std::iter::once(HEADER).chain(lines.iter().map(String::as_str)) {
+        writeln!(text, "{line}").expect("memory takes what is written");
     }
+    crate::pipeline::durable::write(path, &[&text])?;
+    OpenOptions::new().append(true).open(path).map_err(Error::io("write", path))
 }
 
 #[cfg(test)]
@@ -106,12 +112,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("curve.csv");
         let mut curve = Curve::open(&path, 0).unwrap();
-        (0..5).for_each(|step| curve.step(&metrics(step)));
+        (0..5).for_each(|step| curve.step(&metrics(step)).unwrap());
         curve.held_out(1.25, 0.5).unwrap();
         let mut curve = Curve::open(&path, 3).unwrap();
         assert_eq!(curve.tokens(), 3 * 64);
         assert!(curve.seconds() >= 0.0);
-        curve.step(&metrics(3));
+        curve.step(&metrics(3)).unwrap();
         curve.held_out(1.5, 0.25).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         let lines: Vec<&str> = text.lines().collect();

@@ -31,8 +31,7 @@ pub(super) struct HeldOutScore {
 
 impl Watcher for Judge<'_> {
     fn step(&mut self, metrics: &StepMetrics) -> Result<()> {
-        self.curve.step(metrics);
-        Ok(())
+        self.curve.step(metrics)
     }
 
     fn evaluate_every(&self) -> u64 {
