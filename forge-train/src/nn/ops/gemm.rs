@@ -45,7 +45,7 @@ impl Multiplier {
     /// bf16 by plain arithmetic.
     #[cfg(test)]
     pub(crate) fn emulated() -> Self {
-        Self(Some(Kernel::Emulated))
+        Self(Some(Kernel::EmulatedPairs))
     }
 
     /// `dst = alpha · a · b` on all threads, or `dst += …` when `accumulate`.
