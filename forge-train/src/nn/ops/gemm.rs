@@ -30,7 +30,7 @@ impl Products {
             (Products::F32, _) | (Products::Auto, None) => Ok(Multiplier(None)),
             (_, Some(kernel)) => Ok(Multiplier(Some(kernel))),
             (Products::Bf16, None) => Err(Error::Usage {
-                what: "this processor has no bf16 products (AVX512-BF16)".into(),
+                what: "this processor has no bf16 products (AMX or AVX512-BF16)".into(),
                 hint: "set `products` to `f32`, or to `auto` to use them where there are any".into(),
             }),
         }
