@@ -33,8 +33,11 @@ pub fn load(layers: &Layers<'_>) -> Result<Config> {
     let file = layers.file.map(read_table).transpose()?;
     let named = file.as_ref().and_then(|f| f.get("run")?.get("preset")).map(preset_of).transpose()?;
     let preset = layers.preset.or(named).unwrap_or(Preset::Nano);
-    let optimizer = optimizer(file.as_ref(), layers.set)?;
-    let mut table = to_table(&Config::preset(preset).with_optimizer(optimizer))?;
+    let defaults = match optimizer(file.as_ref(), layers.set)? {
+        Some(optimizer) => Config::preset(preset).with_optimizer(optimizer),
+        None => Config::preset(preset),
+    };
+    let mut table = to_table(&defaults)?;
     if let Some(mut file) = file {
         if let Some(run) = file.get_mut("run").and_then(Value::as_table_mut) {
             run.remove("preset");
@@ -45,8 +48,8 @@ pub fn load(layers: &Layers<'_>) -> Result<Config> {
     checked(apply(table, layers.set)?)
 }
 
-/// The optimisers asked for; the last one wins.
-fn optimizer(file: Option<&Table>, set: &[String]) -> Result<OptimizerPreset> {
+/// The optimisers asked for, if any; the last one wins.
+fn optimizer(file: Option<&Table>, set: &[String]) -> Result<Option<OptimizerPreset>> {
     let mut named = file.and_then(|f| f.get("run")?.get("optimizer")).cloned();
     for assignment in set {
         let (key, value) = parse_assignment(assignment)?;
@@ -54,9 +57,10 @@ fn optimizer(file: Option<&Table>, set: &[String]) -> Result<OptimizerPreset> {
             named = Some(value);
         }
     }
-    let Some(named) = named else { return Ok(OptimizerPreset::default()) };
+    let Some(named) = named else { return Ok(None) };
     let hint = "set `run.optimizer` to adamw, muon or muon_grokfast";
-    named.clone().try_into().map_err(|_| usage(&format!("no optimiser preset is called {named}"), hint))
+    let unknown = |_| usage(&format!("no optimiser preset is called {named}"), hint);
+    named.clone().try_into().map(Some).map_err(unknown)
 }
 
 fn checked(config: Config) -> Result<Config> {

@@ -116,7 +116,8 @@ impl Config {
         c.phase4.min_ratio = 8.0;
         c.phase7.profile = "browser".into();
         c.phase8.budget = 6_000_000;
-        c
+        // Beside steps this large its iterations are cheap, and it learns more from them.
+        c.with_optimizer(OptimizerPreset::Muon)
     }
 }
 

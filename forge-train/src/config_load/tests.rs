@@ -129,6 +129,11 @@ fn optimisers_are_set_for_all_stages_and_single_settings_win() {
     assert_eq!((config.phase1.trunk.muon_lr, config.phase1.trunk.qk_clip), (config.phase1.trunk.lr, 30.0));
     assert_eq!((config.phase5.train.grokfast_lambda, config.phase7.train.grokfast_lambda), (0.5, 0.15));
     assert_eq!(load(&Layers::default()).unwrap().phase1.trunk.muon_lr, 0.0);
+    let large = Layers { preset: Some(Preset::M25), ..Layers::default() };
+    let config_large = load(&large).unwrap();
+    assert_eq!(config_large.phase5.train.muon_lr, config_large.phase5.train.lr, "the default of 25m");
+    let adamw = load(&Layers { set: &["run.optimizer=adamw".to_owned()], ..large }).unwrap();
+    assert_eq!(adamw.phase5.train.muon_lr, 0.0);
     let wrong = ["run.optimizer=sgd".to_owned()];
     assert!(load(&Layers { set: &wrong, ..Layers::default() }).is_err());
     assert!(override_with(&config, &set[..1]).is_err(), "it would reach stages that are done");
