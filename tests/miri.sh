@@ -29,7 +29,7 @@ miri forge-formats "--test file" header_faults what_is_written verify_names
 miri forge-runtime --lib special_points sums
 miri forge-runtime "--test equal_bits" products float_operations
 miri forge-runtime "--test kernels" zero_and_tiny need_a_search
-miri forge-runtime "--test sampler" greedy impossible repetition min_p
+miri forge-runtime "--test sampler" greedy repetition the_stream
 miri forge-runtime "--test text" calls_become a_repeated_slot what_is_no_call characters_may
 miri forge-runtime "--test forward" tokens_outside feeding_equals
 miri forge-runtime "--test end_to_end"
