@@ -11,24 +11,30 @@ fn row(prompt: &str, completion: &str) -> Example {
     }
 }
 
+/// One list of rows cleaned.
+fn cleaned(train: &[Example], held_out: &[Example]) -> (Vec<Example>, Hygiene) {
+    let (kept, report) = clean(&[train.to_vec().into()], &[held_out.to_vec().into()]).unwrap();
+    (kept[0].iter().map(|row| row.into_owned()).collect(), report)
+}
+
 fn prompts(rows: &[Example]) -> Vec<&str> {
     rows.iter().map(|row| row.prompt.as_str()).collect()
 }
 
 #[test]
 fn rows_that_say_the_same_are_one() {
-    let mut train = vec![
+    let train = [
         row("Turn it on", "ok"),
         row("turn  it on!", "OK."),
         row("turn it on", "no"),
         row("7+5", "12"),
         row("7-5", "2"),
     ];
-    let report = clean(&mut train, &[]);
+    let (train, report) = cleaned(&train, &[]);
     assert_eq!(report, Hygiene { seen: 5, duplicates: 1, leaks: 0 });
     assert_eq!(prompts(&train), ["Turn it on", "turn it on", "7+5", "7-5"]);
     assert!(report.note().unwrap().contains("1 duplicates"));
-    assert_eq!(clean(&mut train, &[]).note(), None, "clean data stays as it is");
+    assert_eq!(cleaned(&train, &[]).1.note(), None, "clean data stays as it is");
 }
 
 #[test]
@@ -39,7 +45,7 @@ fn no_held_out_row_stays_in_training() {
     train.push(row("what time is it", "Noon!"));
     let kept = ["what time was it?", "7+5"].map(|p| row(p, "other"));
     train.extend(kept.clone());
-    let report = clean(&mut train, &held_out);
+    let (train, report) = cleaned(&train, &held_out);
     assert_eq!((report.leaks, report.duplicates), (4, 0));
     assert_eq!(train, kept);
 }

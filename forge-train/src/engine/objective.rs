@@ -5,7 +5,9 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use crate::config::{CognateConfig, DataConfig};
+use crate::data::Mix;
 use crate::data::batch::{Batch, Batcher};
+use crate::data::mix::Mixture;
 use crate::data::source::BatchSource;
 use crate::engine::prefetch::Prefetch;
 use crate::engine::split::Split;
@@ -206,15 +208,33 @@ impl Objective for Distillation {
     }
 }
 
-/// Batches of sequences with the sizes of the configuration.
+/// Batches of sequences with the sizes of the configuration; those of several sources in turn, by weight. A source
+/// without sequences takes no part.
+///
+/// # Errors
+/// [`Error::Usage`] for weights that cannot be mixed.
 pub fn batcher(
-    sequences: Arc<Vec<crate::data::Sequence>>,
+    mix: impl Into<Mix>,
     batch_tokens: usize,
     data: &DataConfig,
     seed: u64,
     label: &str,
-) -> Arc<dyn BatchSource> {
-    Arc::new(Batcher::new(sequences, batch_tokens, data.max_len, seed, label))
+) -> Result<Arc<dyn BatchSource>> {
+    let Mix(mut sources) = mix.into();
+    if sources.len() > 1 {
+        sources.retain(|(_, sequences)| (0..sequences.len()).any(|i| sequences.tokens(i) > 1));
+    }
+    let batches = |(at, (weight, sequences)): (usize, (u64, _))| {
+        // The first source has the label that a single one has.
+        let label = if at == 0 { label.to_owned() } else { format!("{label} source {at}") };
+        let batches = Batcher::new(sequences, batch_tokens, data.max_len, seed, &label);
+        (Arc::new(batches) as Arc<dyn BatchSource>, weight)
+    };
+    let mut batches: Vec<_> = sources.into_iter().enumerate().map(batches).collect();
+    match batches.len() {
+        1 => Ok(batches.remove(0).0),
+        _ => Ok(Arc::new(Mixture::new(batches)?)),
+    }
 }
 
 #[cfg(test)]

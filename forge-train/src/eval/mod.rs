@@ -30,7 +30,7 @@ pub use sample::{SampleOptions, generate};
 pub use text::{BlockScore, TextOptions, TextReport, TextTokens, evaluate_text, score_text};
 
 use crate::data::builtin::is_persona_reply;
-use crate::data::{Completion, Example, Slice, encode};
+use crate::data::{Completion, Example, Examples, Slice, encode};
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 use runner::{Memory, Score, Writing, failed, hold, score, write};
@@ -188,8 +188,8 @@ pub fn bits_per_byte(bytes: &[u8], examples: &[Example]) -> Result<f64> {
 ///
 /// # Errors
 /// As [`evaluate`].
-pub fn persona_consistency(bytes: &[u8], examples: &[Example]) -> Result<Rate> {
-    let bare: Vec<Example> = examples.iter().filter(|e| is_persona(e)).map(Example::without_system).collect();
+pub fn persona_consistency(bytes: &[u8], examples: &Examples) -> Result<Rate> {
+    let bare: Vec<Example> = examples.iter().filter(|e| is_persona(e)).map(|e| e.without_system()).collect();
     Ok(evaluate(bytes, &bare, &Options::default())?.persona_consistency)
 }
 

@@ -3,19 +3,19 @@
 //! prompted model. A-cycles bake the tools, B-cycles the persona; the best cycle is kept.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use crate::data::{Example, Sequence, Slice, System, encode};
+use crate::data::{Completion, Example, Examples, Mix, Sequence, Slice, encode};
 use crate::engine::emit::{emit, ternary_int8};
+use crate::engine::mixture::shuffled;
 use crate::engine::objective::{LanguageModel, batch_ids, batcher};
 use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard, Stage, train};
 use crate::error::Result;
 use crate::eval::{self, EvalReport, SampleOptions};
 use crate::nn::{ForwardOptions, Network, Precision, loss};
-use crate::phases::common::{self, Prompting};
+use crate::phases::common::{self, Prompting, encoding};
 use crate::pipeline::{Gate, Phase, PhaseContext, PhaseId, PhaseOutput};
 use crate::rng::Rng;
 use crate::weights::Weights;
@@ -61,8 +61,8 @@ impl Phase for Baking {
 
     fn run(&self, ctx: &PhaseContext<'_>) -> Result<PhaseOutput> {
         let start = common::latent(ctx, PhaseId::Baking)?;
-        let tools = prompted_examples(ctx, Slice::Tool);
-        let personas = prompted_examples(ctx, Slice::Dialogue);
+        let tools = prompted_examples(ctx, Slice::Tool)?;
+        let personas = prompted_examples(ctx, Slice::Dialogue)?;
         let mut best = candidate(ctx, start.clone(), 0)?;
         let unbaked_persona = best.persona;
         let reference = retained_bits(ctx, &start)?;
@@ -96,11 +96,11 @@ impl Phase for Baking {
 }
 
 /// Training examples of a slice that carry a system text.
-fn prompted_examples(ctx: &PhaseContext<'_>, slice: Slice) -> Vec<Example> {
+fn prompted_examples(ctx: &PhaseContext<'_>, slice: Slice) -> Result<Examples> {
     let train = &ctx.data.dataset.train;
     match slice {
-        Slice::Tool => ctx.data.dataset.tool_calls(train, System::With),
-        _ => train.iter().filter(|e| e.slice == slice && e.system.is_some()).cloned().collect(),
+        Slice::Tool => train.filter(|e| matches!(e.completion, Completion::Tool { .. })),
+        _ => train.filter(|e| e.slice == slice && e.system.is_some()),
     }
 }
 
@@ -127,7 +127,7 @@ fn retained_bits(ctx: &PhaseContext<'_>, weights: &Weights) -> Result<f64> {
 fn sample(
     ctx: &PhaseContext<'_>,
     weights: &Weights,
-    sources: &[Example],
+    sources: &Examples,
     cycle: u32,
 ) -> Result<Vec<Trajectory>> {
     let cfg = &ctx.config.phase6;
@@ -135,7 +135,7 @@ fn sample(
     let card = common::card(ctx, PhaseId::Baking, serde_json::json!({}));
     let bytes = emit(weights, tokenizer, &card, &ternary_int8)?;
     let mut rng = Rng::new(ctx.seed, &["phase6", "trajectories", &cycle.to_string()]);
-    let chosen: Vec<&Example> = (0..cfg.trajectories).map(|_| rng.pick(sources)).collect();
+    let chosen: Vec<_> = (0..cfg.trajectories).map(|_| sources.get(rng.below(sources.len()))).collect();
     let prompted: Vec<Vec<u16>> = chosen.iter().map(|e| encode::prefix(tokenizer, e)).collect();
     let options = SampleOptions {
         max_tokens: ctx.config.data.max_len / 2,
@@ -172,10 +172,10 @@ fn bake(
     let probe = &fresh[..PROBE.min(fresh.len())];
     let before = divergence(ctx, &teacher, &Network::new(student, precision, ctx.device)?, probe)?;
     let name = format!("cycle{cycle}");
-    let replay = replay_sequences(ctx, cycle);
+    let replay = replay_sequences(ctx, cycle)?;
     let label = format!("phase6.replay{cycle}");
     let tokens = (cfg.train.batch_tokens as f32 * cfg.replay) as usize;
-    let batches = batcher(replay, tokens.max(256), &ctx.config.data, ctx.seed, &label);
+    let batches = batcher(replay, tokens.max(256), &ctx.config.data, ctx.seed, &label)?;
     let mut objective = BakeObjective {
         ctx,
         teacher,
@@ -192,21 +192,13 @@ fn bake(
 }
 
 /// Training data that baking does not contradict: everything but commands and dialogues without a system text.
-fn replay_sequences(ctx: &PhaseContext<'_>, cycle: u32) -> Arc<Vec<Sequence>> {
+fn replay_sequences(ctx: &PhaseContext<'_>, cycle: u32) -> Result<Mix> {
     let mut rng = Rng::new(ctx.seed, &["phase6", "replay", &cycle.to_string()]);
     let thoughts = ctx.inputs.get(&PhaseId::QuietStar).is_some_and(|q| q.gate.fallback.is_none());
-    let weight = ctx.config.data.prompt_weight;
-    let mut sequences: Vec<Sequence> = ctx
-        .data
-        .dataset
-        .train
-        .iter()
-        .filter(|e| e.system.is_some() || matches!(e.slice, Slice::Arithmetic | Slice::Prose))
-        .map(|e| if thoughts { e.clone() } else { e.without_thought() })
-        .map(|e| encode::encode(&ctx.data.tokenizer, &e, weight))
-        .collect();
-    rng.shuffle(&mut sequences);
-    Arc::new(sequences)
+    let kept = |e: &Example| e.system.is_some() || matches!(e.slice, Slice::Arithmetic | Slice::Prose);
+    let replayed = ctx.data.dataset.train.filter(kept)?;
+    let encoding = encoding(&ctx.data.tokenizer, ctx.config.data.prompt_weight, thoughts);
+    shuffled(&replayed, &mut rng, encoding)
 }
 
 /// KL from the prompted teacher to the bare student on completions, plus replayed data.

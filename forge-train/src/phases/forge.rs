@@ -4,6 +4,7 @@
 //! Two controls keep it honest: the file of phase 4 (post-training quantisation alone), and a short run in which
 //! the estimator is left out, so that the quantiser's true derivative (zero) reaches the projections.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -125,8 +126,8 @@ fn no_ste_control(ctx: &PhaseContext<'_>, start: &Weights, thoughts: bool) -> Re
     }
     let config = TrainConfig { steps: cfg.control_steps, warmup: cfg.control_steps / 4, ..cfg.train.clone() };
     let run = |name: &str, frozen: &dyn Fn(Key) -> bool| -> Result<f64> {
-        let sequences = level_sequences(ctx, &ctx.data.dataset.train, 1, SHARES, thoughts);
-        let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, ctx.seed, "control");
+        let sequences = level_sequences(ctx, &ctx.data.dataset.train, 1, SHARES, thoughts)?;
+        let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, ctx.seed, "control")?;
         let mut objective =
             LanguageModel::new(batches, &ctx.config.phase1).with_dropout(config.dropout, ctx.seed);
         let precision = Precision::TERNARY;
@@ -147,6 +148,8 @@ struct CurriculumObjective<'a> {
     problems: Vec<Example>,
     card: Card,
     thoughts: bool,
+    /// Whether the level was put back and its batches are still to be made.
+    moved: bool,
 }
 
 impl<'a> CurriculumObjective<'a> {
@@ -154,20 +157,20 @@ impl<'a> CurriculumObjective<'a> {
         let cfg = &ctx.config.phase5;
         let valid = ctx.data.dataset.valid.iter();
         let problems: Vec<Example> =
-            valid.filter(|e| e.slice == Slice::Arithmetic && e.level > 0).cloned().collect();
+            valid.filter(|e| e.slice == Slice::Arithmetic && e.level > 0).map(Cow::into_owned).collect();
         let card = common::card(ctx, PhaseId::Forge, serde_json::json!({}));
         let bytes = emit(start, &ctx.data.tokenizer, &card, &ternary_int8)?;
         let accuracy =
             (1..=LEVELS).map(|level| assess(&bytes, &problems, level)).collect::<Result<Vec<Rate>>>()?;
         let curriculum = Curriculum::place(&accuracy, cfg.advance_at);
-        let inner = LanguageModel::new(level_batches(ctx, curriculum.level, thoughts), &ctx.config.phase1)
+        let inner = LanguageModel::new(level_batches(ctx, curriculum.level, thoughts)?, &ctx.config.phase1)
             .with_dropout(cfg.train.dropout, ctx.seed);
-        Ok(Self { ctx, inner, curriculum, problems, card, thoughts })
+        Ok(Self { ctx, inner, curriculum, problems, card, thoughts, moved: false })
     }
 }
 
-fn level_batches(ctx: &PhaseContext<'_>, level: u8, thoughts: bool) -> Arc<dyn BatchSource> {
-    let sequences = level_sequences(ctx, &ctx.data.dataset.train, level, SHARES, thoughts);
+fn level_batches(ctx: &PhaseContext<'_>, level: u8, thoughts: bool) -> Result<Arc<dyn BatchSource>> {
+    let sequences = level_sequences(ctx, &ctx.data.dataset.train, level, SHARES, thoughts)?;
     let tokens = ctx.config.phase5.train.batch_tokens;
     batcher(sequences, tokens, &ctx.config.data, ctx.seed, "phase5")
 }
@@ -184,6 +187,9 @@ fn assess(bytes: &[u8], problems: &[Example], level: u8) -> Result<Rate> {
 
 impl Objective for CurriculumObjective<'_> {
     fn shards(&mut self, network: &Network, step: u64, split: Split) -> Result<Vec<Shard<'_>>> {
+        if std::mem::take(&mut self.moved) {
+            self.inner.set_source(level_batches(self.ctx, self.curriculum.level, self.thoughts)?);
+        }
         self.inner.shards(network, step, split)
     }
 
@@ -197,7 +203,7 @@ impl Objective for CurriculumObjective<'_> {
             let rate = assess(&bytes, &self.problems, self.curriculum.level)?;
             self.curriculum.advance(&rate)
         } {}
-        self.inner.set_source(level_batches(self.ctx, self.curriculum.level, self.thoughts));
+        self.inner.set_source(level_batches(self.ctx, self.curriculum.level, self.thoughts)?);
         Ok(())
     }
 
@@ -208,7 +214,7 @@ impl Objective for CurriculumObjective<'_> {
     fn restore(&mut self, state: &[f32]) {
         if let [level] = state {
             self.curriculum.level = (*level as u8).clamp(1, LEVELS);
-            self.inner.set_source(level_batches(self.ctx, self.curriculum.level, self.thoughts));
+            self.moved = true;
         }
     }
 }
