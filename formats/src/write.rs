@@ -90,7 +90,7 @@ impl Writer {
         self
     }
 
-    /// Adds data that readers may skip.
+    /// Adds data that readers may skip. From version 1.1 on they take tag 1 for the tool table: see [`Writer::tools`].
     #[must_use]
     pub fn extra(mut self, tag: u32, bytes: impl Into<Vec<u8>>) -> Self {
         self.extras.insert(tag, bytes.into());

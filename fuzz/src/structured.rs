@@ -181,7 +181,8 @@ fn write(input: &mut Input<'_>) -> Vec<u8> {
         writer = writer.tensor(role, layer, codec, payload);
     }
     if input.byte() & 1 == 1 {
-        writer = writer.card("{}").extra(u32::from(input.byte()), [1, 2, 3]);
+        // Tag 1 would be a tool table.
+        writer = writer.card("{}").extra(2 + u32::from(input.byte()), [1, 2, 3]);
     }
     writer.tokenizer(tokenizer.to_bytes().expect("a valid table")).finish().expect("a valid model")
 }

@@ -30,7 +30,7 @@ impl Products {
             (Products::F32, _) | (Products::Auto, None) => Ok(Multiplier(None)),
             (_, Some(kernel)) => Ok(Multiplier(Some(kernel))),
             (Products::Bf16, None) => Err(Error::Usage {
-                what: "this processor has no bf16 products (AVX512-BF16)".into(),
+                what: "this processor has no bf16 products (AMX or AVX512-BF16)".into(),
                 hint: "set `products` to `f32`, or to `auto` to use them where there are any".into(),
             }),
         }
@@ -45,7 +45,7 @@ impl Multiplier {
     /// bf16 by plain arithmetic.
     #[cfg(test)]
     pub(crate) fn emulated() -> Self {
-        Self(Some(Kernel::Emulated))
+        Self(Some(Kernel::EmulatedPairs))
     }
 
     /// `dst = alpha · a · b` on all threads, or `dst += …` when `accumulate`.
