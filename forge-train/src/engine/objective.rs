@@ -88,15 +88,6 @@ impl LanguageModel {
     pub fn set_source(&mut self, source: Arc<dyn BatchSource>) {
         self.source = Prefetch::new(source);
     }
-
-    /// The loss of step `step` in one piece.
-    ///
-    /// # Errors
-    /// If a tensor operation fails.
-    pub fn loss(&self, network: &Network, step: u64) -> Result<Tensor> {
-        let batch = self.source.batch(step);
-        self.supervision.loss(network, &batch, self.options(network, step, 0))
-    }
 }
 
 impl Objective for LanguageModel {

@@ -22,8 +22,10 @@ use crate::weights::Weights;
 
 /// Trajectories a step trains on.
 pub const BATCH: usize = 64;
-/// Trajectories held out to measure the divergence.
+/// Trajectories held out to measure the divergence, at most half of them.
 const PROBE: usize = 64;
+/// Of them, those that are computed at once.
+const PROBE_ROWS: usize = 8;
 
 /// The phase.
 pub struct Baking;
@@ -77,6 +79,11 @@ impl Phase for Baking {
             let bake_tools = personas.is_empty() || (cycle % 2 == 1 && !tools.is_empty());
             let sources = if bake_tools { &tools } else { &personas };
             let fresh = sample(ctx, &start, sources, cycle)?;
+            if fresh.len() < 2 {
+                // One to measure on and one to learn from. A cycle without measures never passes the gate.
+                ctx.progress.note(&format!("cycle {cycle}: the model ended none of its samples"));
+                continue;
+            }
             let (baked, before, after) = bake(ctx, &start, &weights, &fresh, &pool, cycle)?;
             metrics.insert(format!("cycle{cycle}.kl_before"), before);
             metrics.insert(format!("cycle{cycle}.kl_after"), after);
@@ -168,8 +175,8 @@ fn bake(
 ) -> Result<(Weights, f64, f64)> {
     let cfg = &ctx.config.phase6;
     let precision = Precision::TERNARY;
-    let teacher = Network::new(teacher, precision, ctx.device)?;
-    let probe = &fresh[..PROBE.min(fresh.len())];
+    let teacher = Network::new(teacher, precision, ctx.device)?.detached().prepared()?;
+    let probe = &fresh[..PROBE.min(fresh.len() / 2)];
     let before = divergence(ctx, &teacher, &Network::new(student, precision, ctx.device)?, probe)?;
     let name = format!("cycle{cycle}");
     let replay = replay_sequences(ctx, cycle)?;
@@ -248,25 +255,25 @@ impl Objective for BakeObjective<'_> {
     }
 }
 
-/// Mean divergence in nats per completion token, without training.
+/// Mean divergence in nats per completion token, without training and without a graph, a few rows at a time.
 fn divergence(
     ctx: &PhaseContext<'_>,
     teacher: &Network,
     student: &Network,
     probe: &[Trajectory],
 ) -> Result<f64> {
-    if probe.is_empty() {
-        return Ok(0.0);
+    let pad = ctx.data.tokenizer.control("<pad>");
+    let options = ForwardOptions { halting: true, ..Default::default() };
+    let student = student.detached().prepared()?;
+    let (mut nats, mut tokens) = (0.0, 0);
+    for rows in probe.chunks(PROBE_ROWS) {
+        let rows: Vec<&Trajectory> = rows.iter().collect();
+        let kl = f64::from(baking_loss(pad, teacher, &student, &rows, options)?.to_scalar::<f32>()?);
+        let completions: usize = rows.iter().map(|row| row.completion).sum();
+        nats += kl * completions as f64;
+        tokens += completions;
     }
-    let probe: Vec<&Trajectory> = probe.iter().collect();
-    let kl = baking_loss(
-        ctx.data.tokenizer.control("<pad>"),
-        teacher,
-        student,
-        &probe,
-        ForwardOptions { halting: true, ..Default::default() },
-    )?;
-    Ok(f64::from(kl.to_scalar::<f32>()?))
+    Ok(nats / tokens.max(1) as f64)
 }
 
 /// `KL(P_teacher(·|system, x, y_<t) ‖ P_student(·|x, y_<t))`, mean over all completion tokens.

@@ -8,18 +8,19 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::Tensor;
 use forge_formats::role::RoleKind;
 
 use crate::config::TrainConfig;
 use crate::data::{BatchSource, Example, Slice};
 use crate::engine::emit::{Card, emit, ternary_int8};
 use crate::engine::objective::{LanguageModel, batcher};
+use crate::engine::shards::Pools;
 use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard, Stage, train};
 use crate::error::Result;
 use crate::eval::{self, Rate};
 use crate::nn::{Network, Precision};
+use crate::optim::Gradients;
 use crate::phases::common::{self, Prompting};
 use crate::phases::curriculum::{Curriculum, LEVELS, level_sequences};
 use crate::pipeline::{Gate, Phase, PhaseContext, PhaseId, PhaseOutput};
@@ -43,7 +44,7 @@ impl Phase for Forge {
         let cfg = &ctx.config.phase5;
         let thoughts = ctx.inputs.get(&PhaseId::QuietStar).is_some_and(|q| q.gate.fallback.is_none());
         let mut objective = CurriculumObjective::new(ctx, &start, thoughts)?;
-        let smallest = smallest_gradient(ctx, &start, &objective.inner)?;
+        let smallest = smallest_gradient(ctx, &start, &mut objective.inner)?;
         let stage = Stage {
             name: "quantisation_aware",
             train: &cfg.train,
@@ -85,32 +86,31 @@ impl Phase for Forge {
     }
 }
 
-/// The smallest gradient norm over the ternary layers at the start, with quantisation fully on.
-fn smallest_gradient(ctx: &PhaseContext<'_>, weights: &Weights, objective: &LanguageModel) -> Result<f64> {
-    let network = Network::new(weights, Precision::TERNARY, ctx.device)?;
-    let loss = objective.loss(&network, 0)?;
-    let norms = projection_gradient_norms(&network, &loss)?;
+/// The smallest gradient norm over the ternary layers at the start, with quantisation fully on. The batch is computed
+/// in the parts and with the recomputation that training is set to, so that it needs no more memory than a step.
+fn smallest_gradient(
+    ctx: &PhaseContext<'_>,
+    weights: &Weights,
+    objective: &mut LanguageModel,
+) -> Result<f64> {
+    let train = &ctx.config.phase5.train;
+    let mut network = Network::new(weights, Precision::TERNARY, ctx.device)?;
+    network.set_recompute(train.recompute);
+    let shards = objective.shards(&network, 0, Split::of(train, ctx.device))?;
+    let (_, grads) = Pools::default().gradients(&network, shards)?;
+    let norms = projection_gradient_norms(&network, &grads)?;
     ctx.progress.note(&format!("{} ternary layers receive a gradient", norms.len()));
     Ok(norms.values().copied().fold(f64::INFINITY, f64::min))
 }
 
-/// Gradient norm of every ternary layer; 0 where no gradient arrives at all.
+/// Norm of the gradient of every ternary layer; 0 where no gradient arrives at all.
 ///
 /// # Errors
-/// If the backward pass fails.
-pub fn projection_gradient_norms(network: &Network, loss: &Tensor) -> Result<BTreeMap<Key, f64>> {
-    let grads = loss.backward()?;
-    let mut norms = BTreeMap::new();
-    for (key, var) in network.vars() {
-        if key.0.kind() == RoleKind::Projection {
-            let norm = match grads.get(var) {
-                Some(g) => f64::from(g.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt(),
-                None => 0.0,
-            };
-            norms.insert(*key, norm);
-        }
-    }
-    Ok(norms)
+/// If a device cannot be read.
+pub fn projection_gradient_norms(network: &Network, grads: &Gradients) -> Result<BTreeMap<Key, f64>> {
+    let norms = grads.norms()?;
+    let projections = network.vars().keys().filter(|key| key.0.kind() == RoleKind::Projection);
+    Ok(projections.map(|key| (*key, norms.get(key).copied().unwrap_or(0.0))).collect())
 }
 
 /// Final losses of two equally short runs from the same start, quantisation fully on.

@@ -132,7 +132,7 @@ fn every_ternary_layer_learns_only_through_the_straight_through_estimator() {
         let forward = network.forward(&ids, ForwardOptions::default()).unwrap();
         let logits = network.logits(forward.answer()).unwrap();
         let ce = loss::weighted_cross_entropy(&logits, &batch.targets, &batch.weights).unwrap();
-        projection_gradient_norms(network, &ce).unwrap()
+        projection_gradient_norms(network, &network.gradients(&ce).unwrap()).unwrap()
     };
     let with = norms(&network);
     assert_eq!(with.len(), 12);

@@ -102,7 +102,7 @@ fn distil(ctx: &PhaseContext<'_>, teacher: &Weights, student: &Weights) -> Resul
     let batches = batcher(behaviours(ctx)?, cfg.train.batch_tokens, &ctx.config.data, ctx.seed, "phase7")?;
     let mut objective = Distillation {
         data: LanguageModel::new(batches, &ctx.config.phase1).with_dropout(cfg.train.dropout, ctx.seed),
-        teacher: Network::new(teacher, precision, ctx.device)?.detached(),
+        teacher: Network::new(teacher, precision, ctx.device)?.detached().prepared()?,
         weight: cfg.distil_weight,
     };
     let stage = Stage { name: "distil", train: &cfg.train, precision, lambda_share: 0.0, frozen: &|_| false };
