@@ -121,11 +121,20 @@ fn example_files(files: &Files<'_>, held_out_text: &Overlap) -> Result<Dataset> 
     let valid = valid.finish()?;
     let (lists, hygiene) = hygiene::clean(&lists, std::slice::from_ref(&valid))?;
     for ((path, _), list) in files.examples.iter().zip(&lists) {
-        if list.is_empty() || valid.is_empty() {
-            return Err(Error::Usage {
-                what: format!("`{}` has too few examples to split into train and valid", path.display()),
-                hint: "add examples, or give a validation file with --valid".into(),
-            });
+        let refused = |what: String, hint: &str| Err(Error::Usage { what, hint: hint.into() });
+        if valid.is_empty() {
+            let hint = "add examples, or give a validation file with --valid";
+            return refused(
+                format!("`{}` has too few examples to split into train and valid", path.display()),
+                hint,
+            );
+        }
+        if list.is_empty() {
+            let what = "every row is held out, or said by an earlier row";
+            return refused(
+                format!("nothing is left of `{}` to train on: {what}", path.display()),
+                "add other examples, or leave the file out",
+            );
         }
     }
     let tools = schema::of_calls(lists.iter().flat_map(Store::iter), valid.iter());

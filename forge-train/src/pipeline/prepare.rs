@@ -11,7 +11,7 @@ use crate::data::builtin::{self, Sizes};
 use crate::data::cache::hash_file;
 use crate::data::examples::Part;
 use crate::data::load::{self, Files};
-use crate::data::mix::Weighted;
+use crate::data::mix::{self, Weighted};
 use crate::data::{Dataset, Examples};
 use crate::error::{Error, Result};
 use crate::pipeline::phase::PreparedData;
@@ -112,7 +112,7 @@ impl DataSource {
     /// Files of a command line: none is the built-in data, one is that file alone, whatever its weight.
     ///
     /// # Errors
-    /// [`Error::Io`] when a file cannot be read.
+    /// [`Error::Io`] when a file cannot be read, [`Error::Usage`] for weights that cannot be mixed.
     pub fn of(examples: &[Weighted], valid: Option<&Path>, texts: &[Weighted]) -> Result<Self> {
         let files = |list: &[Weighted]| {
             let file = |w: &Weighted| Ok(WeightedFile { file: SourceFile::new(&w.path)?, weight: w.weight });
@@ -122,11 +122,15 @@ impl DataSource {
             ([], []) => Ok(DataSource::Builtin),
             ([one], []) => Self::jsonl(&one.path, valid),
             ([], [one]) => Self::corpus(&one.path),
-            _ => Ok(DataSource::Mixed {
-                examples: files(examples)?,
-                valid: valid.map(SourceFile::new).transpose()?,
-                texts: files(texts)?,
-            }),
+            _ => {
+                let weights: Vec<u64> = examples.iter().chain(texts).map(|w| w.weight).collect();
+                mix::reduced(&weights)?;
+                Ok(DataSource::Mixed {
+                    examples: files(examples)?,
+                    valid: valid.map(SourceFile::new).transpose()?,
+                    texts: files(texts)?,
+                })
+            }
         }
     }
 
