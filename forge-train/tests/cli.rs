@@ -145,8 +145,9 @@ fn wrong_weights_are_refused_before_anything_is_made() {
         let far = ["--data", "a.jsonl:10000", "--corpus", "b.txt:1"];
         refuses(&far, "weights whose sum is 10001 make a window of so many steps", "a.jsonl:2 b.txt:1");
         refuses(&["--data", "a.jsonl:2", "--corpus", "c.txt:1"], "cannot read `c.txt`", "check the path");
-        refuses(&["--data", "a.jsonl:2", "--data", "a.jsonl"], "nothing is left of", "leave the file out");
     }
+    let twice = ["pipeline", "--data", "a.jsonl:2", "--data", "a.jsonl"];
+    place.refuses(&twice, "nothing is left of `a.jsonl` to train on", "leave the file out");
 }
 
 #[test]

@@ -29,10 +29,13 @@ Examples:
   forge-train train --recipe my.toml --data calls.jsonl:3 --corpus text.txt:1
   forge-train train --resume runs/mine";
 
+/// What a command begins with: files, of which there may be several, or one of the others.
+const SOURCES: [&str; 5] = ["corpus", "data", "resume", "list", "print_config"];
+
 /// Trains one model by a recipe.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-#[command(group = ArgGroup::new("source").args(["corpus", "data", "resume", "list", "print_config"]).required(true).multiple(true))]
+#[command(group = ArgGroup::new("source").args(SOURCES).required(true).multiple(true))]
 pub(crate) struct Args {
     /// Shipped recipe or TOML file
     #[arg(long, value_name = "NAME", default_value = "char-cpu")]
@@ -59,10 +62,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Print the resolved settings as TOML and do nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["resume", "data", "corpus"])]
     print_config: bool,
     /// List the shipped recipes and do nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["resume", "data", "corpus", "print_config"])]
     list: bool,
     /// Print one JSON document at the end instead of the table
     #[arg(long)]

@@ -168,6 +168,88 @@ fn a_corpus_that_repeats_itself_is_cleaned_or_refused() {
     assert!(corpus(&path, 100).unwrap_err().to_string().contains("repeats what is held out"));
 }
 
+/// A dialogue a line, about these numbers.
+fn dialogues(numbers: std::ops::Range<usize>) -> String {
+    numbers.map(|i| format!("{{\"prompt\":\"say {i}\",\"completion\":\"it is {i}\"}}\n")).collect()
+}
+
+#[test]
+fn files_are_parts_with_their_weights() {
+    let (_a, first) = file(&dialogues(0..300));
+    let (_b, second) = file(&dialogues(200..400));
+    let (_c, text) = file(&(0..90).map(|i| format!("a paragraph about {i}\n\n")).collect::<String>());
+    let files = Files {
+        examples: vec![(&first, 3), (&second, 1)],
+        texts: vec![(&text, 2)],
+        excerpt: 100,
+        ..Files::default()
+    };
+    let data = mixed(&files).unwrap();
+    let parts = data.train.parts();
+    assert_eq!(parts.iter().map(|part| part.weight).collect::<Vec<_>>(), [3, 1, 2]);
+    assert_eq!(data.hygiene.duplicates, {
+        let twice = (200..300).filter(|i| !held_out(&format!("say {i}")));
+        twice.count()
+    });
+    let said: String = parts[2].examples.iter().map(|e| e.completion.canonical()).collect();
+    let whole = std::fs::read_to_string(&text).unwrap();
+    assert!(whole.starts_with(&said) && said.len() > whole.len() * 8 / 10);
+    let held: Vec<Slice> = data.valid.iter().map(|e| e.slice).collect();
+    assert!(held.contains(&Slice::Prose) && held.contains(&Slice::Dialogue), "each kind holds out");
+    assert!(data.valid.iter().all(|v| data.train.iter().all(|t| *t != *v)));
+    assert_eq!(data.name, "data+data+data");
+}
+
+#[test]
+fn what_one_file_holds_out_is_not_learnt_from_another() {
+    let sentence = |i: usize| format!("the {i} quick brown foxes jump over {i} lazy dogs and {i} fences");
+    let line = |i: usize| format!("{{\"prompt\":\"{}\",\"completion\":\"yes\"}}\n", sentence(i));
+    let (_a, examples) = file(&(0..200).map(line).collect::<String>());
+    // The text says every tenth prompt in its middle, and its end says what one of the examples does.
+    let filler = |i: usize| format!("{i} other words that nobody {i} has ever written {i} down before\n\n");
+    let said: String = (0..200).map(|i| format!("{} yes\n\n", sentence(i))).collect();
+    let fresh: String = (0..400).map(filler).collect();
+    let end: String = (300..310).map(|i| format!("{} yes\n\n", sentence(i))).collect();
+    let (_b, text) = file(&format!("{said}{fresh}{end}"));
+    let (_c, more) = file(&(300..500).map(line).collect::<String>());
+    let files = Files {
+        examples: vec![(&examples, 1), (&more, 1)],
+        texts: vec![(&text, 1)],
+        excerpt: 80,
+        ..Files::default()
+    };
+    let data = mixed(&files).unwrap();
+    let held = (0..200).filter(|i| held_out(&sentence(*i))).collect::<Vec<_>>();
+    let learnt: String = data.train.parts()[2].examples.iter().map(|e| e.completion.canonical()).collect();
+    assert!(
+        held.len() > 5 && held.iter().all(|i| !learnt.contains(&sentence(*i))),
+        "held out by the examples"
+    );
+    assert!(
+        learnt.contains(&sentence((0..200).find(|i| !held.contains(i)).unwrap())),
+        "nothing else is left out"
+    );
+    let prompts: Vec<String> = data.train.parts()[1].examples.iter().map(|e| e.prompt.clone()).collect();
+    assert!((300..310).all(|i| !prompts.contains(&sentence(i))), "held out at the end of the text");
+    assert!((310..500).filter(|i| prompts.contains(&sentence(*i))).count() > 150);
+}
+
+#[test]
+fn long_files_give_the_same_data_through_temporary_files() {
+    let rows: String = (0..40_000).map(|i| dialogues(i % 30_000..i % 30_000 + 1)).collect();
+    let (_a, examples) = file(&rows);
+    let (_b, text) =
+        file(&(0..200_000).map(|i| format!("paragraph {i} says {}\n\n", i * 7)).collect::<String>());
+    let scratch = tempfile::tempdir().unwrap();
+    let files =
+        Files { examples: vec![(&examples, 1)], texts: vec![(&text, 1)], excerpt: 64, ..Files::default() };
+    let held = mixed(&files).unwrap();
+    let filed = mixed(&Files { scratch: Some(scratch.path()), ..files }).unwrap();
+    let in_files = |data: &Dataset| data.train.parts().iter().all(|p| p.examples.in_memory().is_none());
+    assert!(in_files(&filed) && !in_files(&held));
+    assert_eq!(filed, held);
+}
+
 #[test]
 fn text_without_any_break_is_cut_between_characters() {
     let pieces = excerpts(&["ééé", "é", "ééééé"], 5);
