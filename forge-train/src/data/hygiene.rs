@@ -91,8 +91,17 @@ pub fn clean(
     train: &[Store<Example>],
     held_out: &[Store<Example>],
 ) -> Result<(Vec<Store<Example>>, Hygiene)> {
+    clean_by(COMPARED, train, held_out)
+}
+
+/// As [`clean`], with so many keys compared at once.
+fn clean_by(
+    compared: usize,
+    train: &[Store<Example>],
+    held_out: &[Store<Example>],
+) -> Result<(Vec<Store<Example>>, Hygiene)> {
     let (rows, held_out) = (keys_of(train)?, keys_of(held_out)?);
-    let passes = (rows.len().max(held_out.len()).div_ceil(COMPARED)).max(1) as u128;
+    let passes = (rows.len().max(held_out.len()).div_ceil(compared)).max(1) as u128;
     let mut leaks = Bits::new(rows.len());
     let mut repeats = Bits::new(rows.len());
     for which in [0, 1] {

@@ -50,6 +50,23 @@ fn no_held_out_row_stays_in_training() {
     assert_eq!(train, kept);
 }
 
+/// More rows than are compared at once, in several lists: the same are left out.
+#[test]
+fn several_passes_find_what_one_does() {
+    let rows = |numbers: std::ops::Range<usize>| -> Vec<Example> {
+        numbers.map(|i| row(&format!("ask {}", i % 70), &(i % 40).to_string())).collect()
+    };
+    let train: Vec<Store<Example>> = [0..90, 50..200, 30..40].map(|numbers| rows(numbers).into()).into();
+    let held_out = [rows(0..8).into()];
+    let (kept, report) = clean(&train, &held_out).unwrap();
+    assert!(report.leaks > 8 && report.duplicates > 20 && kept[2].is_empty(), "{report:?}");
+    for compared in [1, 7, 100] {
+        let (others, other) = clean_by(compared, &train, &held_out).unwrap();
+        assert_eq!(other, report, "{compared} at once");
+        assert!(others.iter().zip(&kept).all(|(a, b)| a.iter().eq(b.iter())), "{compared} at once");
+    }
+}
+
 fn sentence(seed: u64) -> String {
     let mut rng = crate::rng::Rng::at_step(seed, "sentence", 0);
     let words =

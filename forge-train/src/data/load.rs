@@ -104,13 +104,16 @@ pub fn dataset(train: &Path, valid: Option<&Path>) -> Result<Dataset> {
 
 fn example_files(files: &Files<'_>, held_out_text: &Overlap) -> Result<Dataset> {
     let mut valid = Writer::new(files.scratch);
-    let mut lists = Vec::new();
+    let (mut lists, mut said_in_text) = (Vec::new(), 0);
     for (path, _) in &files.examples {
         let mut train = Writer::new(files.scratch);
         each_example(path, |example| match files.valid.is_none() && held_out(&example.prompt) {
             true => valid.push(example),
             // Text that is held out may be said in an example, too.
-            false if held_out_text.leaks(&said(&example)) => Ok(()),
+            false if held_out_text.leaks(&said(&example)) => {
+                said_in_text += 1;
+                Ok(())
+            }
             false => train.push(example),
         })?;
         lists.push(train.finish()?);
@@ -119,24 +122,10 @@ fn example_files(files: &Files<'_>, held_out_text: &Overlap) -> Result<Dataset> 
         each_example(path, |example| valid.push(example))?;
     }
     let valid = valid.finish()?;
-    let (lists, hygiene) = hygiene::clean(&lists, std::slice::from_ref(&valid))?;
-    for ((path, _), list) in files.examples.iter().zip(&lists) {
-        let refused = |what: String, hint: &str| Err(Error::Usage { what, hint: hint.into() });
-        if valid.is_empty() {
-            let hint = "add examples, or give a validation file with --valid";
-            return refused(
-                format!("`{}` has too few examples to split into train and valid", path.display()),
-                hint,
-            );
-        }
-        if list.is_empty() {
-            let what = "every row is held out, or said by an earlier row";
-            return refused(
-                format!("nothing is left of `{}` to train on: {what}", path.display()),
-                "add other examples, or leave the file out",
-            );
-        }
-    }
+    let (lists, mut hygiene) = hygiene::clean(&lists, std::slice::from_ref(&valid))?;
+    check_left(files, &lists, &valid)?;
+    hygiene.seen += said_in_text;
+    hygiene.leaks += said_in_text;
     let tools = schema::of_calls(lists.iter().flat_map(Store::iter), valid.iter());
     let weights = files.examples.iter().map(|(_, weight)| *weight);
     let part =
@@ -149,6 +138,29 @@ fn example_files(files: &Files<'_>, held_out_text: &Overlap) -> Result<Dataset> 
         hygiene,
         ..Dataset::default()
     })
+}
+
+/// Whether every file has something to train on, and there is something to validate on.
+fn check_left(files: &Files<'_>, lists: &[Store<Example>], valid: &Store<Example>) -> Result<()> {
+    for ((path, _), list) in files.examples.iter().zip(lists) {
+        let refused = |what: String, hint: &str| Err(Error::Usage { what, hint: hint.into() });
+        let path = path.display();
+        if valid.is_empty() {
+            return refused(
+                format!("`{path}` has too few examples to split into train and valid"),
+                "add examples, or give a validation file with --valid",
+            );
+        }
+        if list.is_empty() {
+            return refused(
+                format!(
+                    "nothing is left of `{path}` to train on: every row is held out, or said by an earlier one"
+                ),
+                "add other examples, or leave the file out",
+            );
+        }
+    }
+    Ok(())
 }
 
 /// What an example says, as running text would.

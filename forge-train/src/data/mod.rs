@@ -2,8 +2,9 @@
 //!
 //! [`builtin`] generates the default task from a seed, [`load`] reads a user's files, [`hygiene`] takes out what is
 //! said twice or held out, [`augment`] varies slot values, [`encode`] turns examples into token sequences and [`batch`]
-//! turns those into batches. What is too large for memory lies in a [`store`]. Running text of any size goes through [`lines`] and [`corpus`] into [`cache`] files, of
-//! which [`blocks`] makes batches. All batches come from a [`BatchSource`]; [`mix`] mixes them. The formats are described
+//! turns those into batches. What is too large for memory lies in a [`store`]. Running text of any size goes through
+//! [`lines`] and [`corpus`] into [`cache`] files, of which [`blocks`] makes batches. All batches come from a
+//! [`BatchSource`]; [`mix`] mixes them. The formats are described
 //! in docs/data.md.
 
 pub mod augment;

@@ -230,7 +230,24 @@ pub fn batcher(
 
 #[cfg(test)]
 mod tests {
-    use super::supervision_weight;
+    use super::*;
+    use crate::config::{Config, Preset};
+    use crate::data::{Sequence, Sequences};
+
+    /// Each batch is of one source; those without a sequence of two tokens take no part.
+    #[test]
+    fn sources_take_turns_by_weight() {
+        let source = |id: u16, weight: u64, len: usize| {
+            let sequence = Sequence { ids: vec![id; len], weights: vec![1.0; len] };
+            (weight, Arc::new(vec![sequence; 50]) as Arc<dyn Sequences>)
+        };
+        let mix = Mix(vec![source(7, 3, 9), source(8, 5, 1), source(9, 1, 9)]);
+        let data = Config::preset(Preset::Nano).data;
+        let batches = batcher(mix, 64, &data, 1, "test").unwrap();
+        let ids: Vec<u32> = (0..80).map(|step| batches.batch(step).ids[0]).collect();
+        assert!(ids.chunks(4).all(|turn| turn.iter().filter(|id| **id == 7).count() == 3), "{ids:?}");
+        assert_eq!(ids.iter().filter(|id| **id == 9).count(), 20);
+    }
 
     #[test]
     fn supervision_lists_align_at_the_last_recursion() {
