@@ -147,7 +147,7 @@ fn wrong_weights_are_refused_before_anything_is_made() {
         refuses(&["--data", "a.jsonl:2", "--corpus", "c.txt:1"], "cannot read `c.txt`", "check the path");
     }
     let twice = ["pipeline", "--data", "a.jsonl:2", "--data", "a.jsonl"];
-    place.refuses(&twice, "nothing is left of `a.jsonl` to train on", "leave the file out");
+    place.refuses(&twice, "a.jsonl` to train on: every row is held out", "leave the file out");
 }
 
 #[test]
