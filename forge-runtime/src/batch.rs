@@ -86,6 +86,12 @@ impl<'m> Batch<'m> {
         Ok(())
     }
 
+    /// How often a token of the last step went through the block stack, by its place in the list; behind a prefill, one
+    /// of the tokens that were read last, by its place among them. 0 for none.
+    pub fn recursions(&self, place: usize) -> u32 {
+        self.engine.buffers.rows.get(place).map_or(0, |row| row.recursions)
+    }
+
     /// The logits after a sequence's last step; a sampler may work on them in place.
     pub fn logits_mut(&mut self, sequence: usize) -> &mut [f32] {
         self.engine.logits_mut(sequence)

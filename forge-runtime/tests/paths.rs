@@ -95,7 +95,9 @@ fn a_batch_is_many_sessions() {
         let want: Vec<_> = tokens.iter().map(|t| definition(&model, t)).collect();
         let mut room = Workspace::of(model.prepared_bytes());
         let prepared = room.prepare(&model).unwrap();
-        for options in all_options(prepared, 1 + noise.below(9)) {
+        let block = 1 + noise.below(9);
+        let pass = block.min(config.window as usize);
+        for options in all_options(prepared, block) {
             let mut memory = Workspace::of(model.batch_workspace(&options, sequences));
             let mut batch = Batch::new(&model, &options, sequences, memory.bytes()).unwrap();
             let mut read = vec![0; sequences];
@@ -104,6 +106,9 @@ fn a_batch_is_many_sessions() {
                 let some = noise.below(sequences);
                 let to = (read[some] + noise.below(4)).min(length - 1).max(read[some]);
                 batch.prefill(some, &tokens[some][read[some]..to]).unwrap();
+                for (place, at) in (read[some]..to).enumerate().filter(|_| to - read[some] <= pass) {
+                    assert_eq!(batch.recursions(place), want[some][at].1, "seed {seed}, {some} at {at}");
+                }
                 read[some] = to;
                 if noise.below(40) == 0 {
                     batch.reset(some);
@@ -114,9 +119,9 @@ fn a_batch_is_many_sessions() {
                     .map(|s| (s, tokens[s][read[s]]))
                     .collect();
                 batch.step(&next).unwrap();
-                for (s, _) in next {
-                    let got = bits(batch.logits_mut(s));
-                    assert!(got == want[s][read[s]].0, "seed {seed}, {s} at {}: {options:?}", read[s]);
+                for (place, (s, _)) in next.into_iter().enumerate() {
+                    let got = (bits(batch.logits_mut(s)), batch.recursions(place));
+                    assert!(got == want[s][read[s]], "seed {seed}, {s} at {}: {options:?}", read[s]);
                     read[s] += 1;
                     assert_eq!(batch.position(s) as usize, read[s]);
                 }

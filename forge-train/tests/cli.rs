@@ -110,7 +110,8 @@ fn wrong_usage_is_refused() {
     assert_eq!((nothing.status.code(), &*text(&nothing.stdout)), (Some(2), ""));
     assert!(text(&nothing.stderr).contains("Usage:"));
     place.refuses(&["trian"], "trian", "");
-    place.refuses(&["pipeline", "--data", "a.jsonl", "--corpus", "b.txt"], "cannot be used with", "");
+    place.refuses(&["pipeline", "--resume", "latest", "--corpus", "b.txt"], "cannot be used with", "");
+    place.refuses(&["train", "--resume", "run", "--data", "a.jsonl"], "cannot be used with", "");
     place.refuses(&["pipeline", "--valid", "a.jsonl"], "--data", "");
     place.refuses(&["pipeline", "--resume", "latest", "--preset", "tiny"], "cannot be used with", "");
     place.refuses(&["pipeline", "--phase", "forge", "--to", "edge"], "cannot be used with", "");
@@ -124,6 +125,29 @@ fn wrong_usage_is_refused() {
         "--from PHASE",
     );
     place.refuses(&["run", "m.forge"], "PROMPT", "");
+}
+
+#[test]
+fn wrong_weights_are_refused_before_anything_is_made() {
+    let place = Place::new();
+    let line = |i: usize| format!("{{\"prompt\":\"say {i}\",\"completion\":\"{i}\"}}\n");
+    place.write("a.jsonl", &(0..100).map(line).collect::<String>());
+    place.write("b.txt", &"some words of text\n\n".repeat(9));
+    for command in [&["pipeline"][..], &["train", "--recipe", "char-cpu"]] {
+        let refuses = |files: &[&str], error: &str, hint: &str| {
+            place.refuses(&[command, files].concat(), error, hint);
+        };
+        for weight in ["0", "-2", "1.5", "", "99999999999999999999"] {
+            let file = format!("a.jsonl:{weight}");
+            let error = format!("`{weight}` is no weight; expected a whole number from 1");
+            refuses(&["--data", &file, "--corpus", "b.txt"], &error, "");
+        }
+        let far = ["--data", "a.jsonl:10000", "--corpus", "b.txt:1"];
+        refuses(&far, "weights whose sum is 10001 make a window of so many steps", "a.jsonl:2 b.txt:1");
+        refuses(&["--data", "a.jsonl:2", "--corpus", "c.txt:1"], "cannot read `c.txt`", "check the path");
+    }
+    let twice = ["pipeline", "--data", "a.jsonl:2", "--data", "a.jsonl"];
+    place.refuses(&twice, "a.jsonl` to train on: every row is held out", "leave the file out");
 }
 
 #[test]

@@ -52,6 +52,8 @@ const ENGINE: &[&str] = &[
 struct Case {
     /// Settings beside [`SHORT`].
     extra: &'static [&'static str],
+    /// The files it trains on, written to a directory, as arguments.
+    files: fn(&Path) -> Vec<String>,
     /// The last phase.
     last: &'static str,
     /// Kills, at most and at least: a run may end before it was killed that often.
@@ -70,8 +72,34 @@ fn pipeline(case: Case, out: &Path, resume: bool) -> Command {
         SHORT.iter().chain(case.extra).for_each(|setting| {
             command.args(["--set", setting]);
         });
+        command.args((case.files)(out.parent().unwrap()));
     }
     command
+}
+
+/// The built-in data.
+fn no_files(_: &Path) -> Vec<String> {
+    Vec::new()
+}
+
+/// Calls, questions and running text, mixed by weight.
+fn mixed_files(place: &Path) -> Vec<String> {
+    let songs = ["yellow river", "green hill", "old town", "cold rain", "long road"];
+    let call = |i: usize| {
+        let song = format!("{} {i}", songs[i % 5]);
+        format!("{{\"prompt\":\"play {song} now\",\"tool\":\"play\",\"args\":{{\"song\":\"{song}\"}}}}\n")
+    };
+    let question = |i: usize| {
+        format!("{{\"question\":\"{i} + 3\",\"answer\":\"{i} + 3 = {}\\n#### {}\"}}\n", i + 3, i + 3)
+    };
+    let paragraph = |i: usize| format!("On day {i} the {} was {} steps away.\n\n", songs[i % 5], i * 7);
+    fs::write(place.join("calls.jsonl"), (0..600).map(call).collect::<String>()).unwrap();
+    fs::write(place.join("sums.jsonl"), (0..300).map(question).collect::<String>()).unwrap();
+    fs::write(place.join("days.txt"), (0..600).map(paragraph).collect::<String>()).unwrap();
+    [("--data", "calls.jsonl:3"), ("--data", "sums.jsonl:2"), ("--corpus", "days.txt:1")]
+        .iter()
+        .flat_map(|(option, file)| [(*option).to_owned(), place.join(file).display().to_string()])
+        .collect()
 }
 
 fn finish(case: Case, out: &Path, resume: bool) {
@@ -103,12 +131,35 @@ fn results(out: &Path) -> (Vec<String>, Vec<u8>) {
 
 #[test]
 fn killed_and_resumed_runs_end_with_the_same_bytes() {
-    assert_survives_kills(Case { extra: &[], last: "final_compression", kills: [10, 10], when: [0.02, 0.1] });
+    assert_survives_kills(Case {
+        extra: &[],
+        files: no_files,
+        last: "final_compression",
+        kills: [10, 10],
+        when: [0.02, 0.1],
+    });
 }
 
 #[test]
 fn killed_and_resumed_runs_of_the_whole_engine_end_with_the_same_bytes() {
-    assert_survives_kills(Case { extra: ENGINE, last: "cognate", kills: [6, 2], when: [0.15, 0.15] });
+    assert_survives_kills(Case {
+        extra: ENGINE,
+        files: no_files,
+        last: "cognate",
+        kills: [6, 2],
+        when: [0.15, 0.15],
+    });
+}
+
+#[test]
+fn killed_and_resumed_runs_on_mixed_files_end_with_the_same_bytes() {
+    assert_survives_kills(Case {
+        extra: &[],
+        files: mixed_files,
+        last: "final_compression",
+        kills: [4, 2],
+        when: [0.1, 0.15],
+    });
 }
 
 fn assert_survives_kills(case: Case) {

@@ -90,6 +90,40 @@ fn a_run_that_is_interrupted_ends_with_the_same_bytes() {
     assert_eq!(curve(&place.join("whole")), curve(&place.join("parts")));
 }
 
+/// Files of examples and of text, each with its weight.
+fn mixed(place: &Path, out: &str, [calls, text]: [&str; 2]) -> Command {
+    let row = |i: u32| format!("{{\"prompt\":\"play {i}\",\"tool\":\"play\",\"args\":{{\"song\":{i}}}}}\n");
+    fs::write(place.join("calls.jsonl"), (0..300).map(row).collect::<String>()).unwrap();
+    let mut command =
+        command(place, &["--data", calls, "--corpus", text, "--device", "cpu", "--json", "--out", out]);
+    SETTINGS.iter().for_each(|setting| {
+        command.args(["--set", setting]);
+    });
+    command
+}
+
+#[test]
+fn files_are_mixed_by_weight_and_a_killed_mixture_goes_on() {
+    let place = place();
+    let place = place.path();
+    finish(mixed(place, "whole", ["calls.jsonl:3", "text.txt:1"]));
+    finish(mixed(place, "other", ["calls.jsonl:1", "text.txt:3"]));
+    finish(mixed(place, "same", ["calls.jsonl:6", "text.txt:2"]));
+    let whole = curve(&place.join("whole"));
+    assert_ne!(whole, curve(&place.join("other")), "weights have a say");
+    assert_eq!(whole, curve(&place.join("same")), "only their ratio has");
+    let mut child = mixed(place, "parts", ["calls.jsonl:3", "text.txt:1"]).spawn().unwrap();
+    while !place.join("parts/checkpoints").exists() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    finish(command(place, &["--resume", "parts", "--device", "cpu", "--json"]));
+    assert_eq!(whole, curve(&place.join("parts")));
+    let read = |run: &str| fs::read(place.join(run).join("model.forge")).unwrap();
+    assert!(read("whole") == read("parts"));
+}
+
 #[test]
 fn another_seed_gives_another_model() {
     let place = place();

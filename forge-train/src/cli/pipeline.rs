@@ -6,7 +6,8 @@ use candle_core::Device;
 use clap::ArgGroup;
 use forge_train::config::{Config, Preset};
 use forge_train::config_load::{self, Layers, parse_preset};
-use forge_train::data::encode::encode_all;
+use forge_train::data::encode::truncated;
+use forge_train::data::mix::Weighted;
 use forge_train::device::{self, DeviceChoice};
 use forge_train::error::{Error, Result};
 use forge_train::phases;
@@ -32,6 +33,7 @@ Examples:
   forge-train pipeline
   forge-train pipeline --data train.jsonl --valid valid.jsonl --preset tiny
   forge-train pipeline --corpus text.txt --set phase5.steps=2000 --seed 7
+  forge-train pipeline --data calls.jsonl:3 --corpus text.txt:1
   forge-train pipeline --preset 25m --plan
   forge-train pipeline --resume latest
   forge-train pipeline --resume latest --from bitnet --set phase5.lr=2e-3";
@@ -41,15 +43,15 @@ Examples:
 #[command(after_help = EXAMPLES)]
 #[command(group = ArgGroup::new("start").args(["data", "corpus", "preset", "config", "seed"]).multiple(true))]
 pub(crate) struct Args {
-    /// Examples to train on, one JSON object a line; built-in data without it
-    #[arg(long, value_name = "FILE", conflicts_with = "corpus")]
-    data: Option<PathBuf>,
+    /// Examples to train on, one JSON object a line; may be repeated, mixed by weight; built-in data without files
+    #[arg(long, value_name = "FILE[:WEIGHT]")]
+    data: Vec<Weighted>,
     /// Examples to validate on; a tenth of --data without it
     #[arg(long, value_name = "FILE", requires = "data")]
     valid: Option<PathBuf>,
-    /// Running text to train on
-    #[arg(long, value_name = "FILE")]
-    corpus: Option<PathBuf>,
+    /// Running text to train on; may be repeated, and mixed with --data
+    #[arg(long, value_name = "FILE[:WEIGHT]")]
+    corpus: Vec<Weighted>,
     /// Size of the model with everything that follows: nano, tiny or 25m
     #[arg(long, value_name = "NAME", value_parser = parse_preset)]
     preset: Option<Preset>,
@@ -107,7 +109,7 @@ pub(crate) fn main(args: Args) -> Outcome {
             if args.print_config {
                 return print(&config_load::to_toml(&config)?);
             }
-            let source = source(&args)?;
+            let source = DataSource::of(&args.data, args.valid.as_deref(), &args.corpus)?;
             if args.plan {
                 return plan(&config, &args);
             }
@@ -115,7 +117,7 @@ pub(crate) fn main(args: Args) -> Outcome {
             fits(&config, &args)?;
             let device = config.run.device.open()?;
             // The data is read before the session is made: a bad line leaves nothing behind.
-            let data = prepared(&source, &config, &progress)?;
+            let data = prepared(&source, &config, &args.out, &progress)?;
             let session = Session::create(&args.out, &config, &source)?;
             session.keep_held_out(&data.dataset)?;
             (session, data, device)
@@ -174,16 +176,13 @@ fn config(args: &Args) -> Result<Config> {
     config_load::load(&Layers { preset: args.preset, file: args.config.as_deref(), set: &set })
 }
 
-fn source(args: &Args) -> Result<DataSource> {
-    match (&args.data, &args.corpus) {
-        (Some(train), _) => DataSource::jsonl(train, args.valid.as_deref()),
-        (None, Some(text)) => DataSource::corpus(text),
-        (None, None) => Ok(DataSource::Builtin),
-    }
-}
-
-fn prepared(source: &DataSource, config: &Config, progress: &dyn Progress) -> Result<PreparedData> {
-    let data = prepare(source, config)?;
+fn prepared(
+    source: &DataSource,
+    config: &Config,
+    scratch: &Path,
+    progress: &dyn Progress,
+) -> Result<PreparedData> {
+    let data = prepare(source, config, scratch)?;
     let (set, vocab) = (&data.dataset, data.tokenizer.vocab());
     let counts = [set.train.len(), set.valid.len(), set.test.len()].map(|n| count(n as u64));
     let [train, valid, test] = counts;
@@ -192,7 +191,8 @@ fn prepared(source: &DataSource, config: &Config, progress: &dyn Progress) -> Re
         progress.note(&note);
     }
     let longest = config.data.max_len;
-    let cut = encode_all(&data.tokenizer, &set.train, config.data.prompt_weight, longest)?.truncated;
+    let cut: usize =
+        set.train.parts().iter().map(|part| truncated(&data.tokenizer, &part.examples, longest)).sum();
     if cut > 0 {
         let cut = count(cut as u64);
         progress.note(&format!("{cut} training sequences are cut to {longest} tokens (data.max_len)"));
@@ -218,7 +218,7 @@ fn resume(
         session.reconfigure(&config, range.first)?;
     }
     let device = args.device.unwrap_or(session.config().run.device).open()?;
-    let data = prepared(session.source(), session.config(), progress)?;
+    let data = prepared(session.source(), session.config(), &args.out, progress)?;
     Ok((session, data, device))
 }
 

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::ArgGroup;
 use forge_train::config_load;
+use forge_train::data::mix::Weighted;
 use forge_train::device;
-use forge_train::error::{Error, Result};
+use forge_train::error::Result;
 use forge_train::pipeline::prepare::DataSource;
 use forge_train::pipeline::progress::{Reporter, Style, duration};
 use forge_train::pipeline::table::{Align, bytes as size, count, layout};
@@ -25,27 +26,31 @@ Examples:
   forge-train train --recipe char-cpu --corpus text.txt
   forge-train train --recipe char-small --corpus text.txt --device cuda --set run.seed=2
   forge-train train --recipe my.toml --data train.jsonl --valid valid.jsonl --out runs/mine
+  forge-train train --recipe my.toml --data calls.jsonl:3 --corpus text.txt:1
   forge-train train --resume runs/mine";
+
+/// What a command begins with: files, of which there may be several, or one of the others.
+const SOURCES: [&str; 5] = ["corpus", "data", "resume", "list", "print_config"];
 
 /// Trains one model by a recipe.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-#[command(group = ArgGroup::new("source").args(["corpus", "data", "resume", "list", "print_config"]).required(true))]
+#[command(group = ArgGroup::new("source").args(SOURCES).required(true).multiple(true))]
 pub(crate) struct Args {
     /// Shipped recipe or TOML file
     #[arg(long, value_name = "NAME", default_value = "char-cpu")]
     recipe: String,
-    /// Running text to train on; its end validates
-    #[arg(long, value_name = "FILE")]
-    corpus: Option<PathBuf>,
-    /// Examples to train on, one JSON object a line
-    #[arg(long, value_name = "FILE")]
-    data: Option<PathBuf>,
+    /// Running text to train on; its end validates; may be repeated, mixed by weight
+    #[arg(long, value_name = "FILE[:WEIGHT]")]
+    corpus: Vec<Weighted>,
+    /// Examples to train on, one JSON object a line; may be repeated, and mixed with --corpus
+    #[arg(long, value_name = "FILE[:WEIGHT]")]
+    data: Vec<Weighted>,
     /// Examples to validate on; a tenth of --data without it
     #[arg(long, value_name = "FILE", requires = "data")]
     valid: Option<PathBuf>,
     /// Go on with the run in this directory
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "set"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "set", "data", "corpus"])]
     resume: Option<PathBuf>,
     /// One setting, such as train.steps=500; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
@@ -57,10 +62,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Print the resolved settings as TOML and do nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["resume", "data", "corpus"])]
     print_config: bool,
     /// List the shipped recipes and do nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["resume", "data", "corpus", "print_config"])]
     list: bool,
     /// Print one JSON document at the end instead of the table
     #[arg(long)]
@@ -94,11 +99,7 @@ fn directory(args: &Args) -> Result<RunDirectory> {
         return RunDirectory::open(path);
     }
     let recipe = Recipe::load(&args.recipe, &args.set)?;
-    let source = match (&args.corpus, &args.data) {
-        (Some(text), _) => DataSource::corpus(text)?,
-        (None, Some(train)) => DataSource::jsonl(train, args.valid.as_deref())?,
-        (None, None) => return Err(Error::Config("a run needs --corpus or --data".into())),
-    };
+    let source = DataSource::of(&args.data, args.valid.as_deref(), &args.corpus)?;
     RunDirectory::create(
         &args.out.clone().unwrap_or_else(|| default_directory(args, &recipe)),
         &recipe,

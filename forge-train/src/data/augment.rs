@@ -1,15 +1,23 @@
 //! Slot-value augmentation: a call's value is swapped, in prompt and call, for another training value of the same
 //! slot, so that copying is learned rather than the values.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
+use super::permutation::mix;
+use super::store::Store;
 use super::{Completion, Example};
+use crate::error::Result;
 use crate::rng::Rng;
 
 /// A slot's values are swapped only when more than this many different ones are known.
 const MIN_POOL: usize = 20;
+/// Values of a slot that are kept at most: of more, those whose hash is smallest.
+const MAX_POOL: usize = 1 << 14;
+/// Examples that are varied side by side.
+const AHEAD: usize = 4096;
 
 /// Swaps slot values among those of the training examples it was made from.
 #[derive(Clone, Debug)]
@@ -21,21 +29,23 @@ pub struct Augmenter {
 
 impl Augmenter {
     /// Collects the values of every slot. Each eligible value is swapped with `probability`.
-    pub fn new(train: &[Example], probability: f32, seed: u64) -> Self {
-        let mut values: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    pub fn new<'a>(train: impl Iterator<Item = Cow<'a, Example>>, probability: f32, seed: u64) -> Self {
+        let mut values: BTreeMap<String, BTreeSet<(u64, String)>> = BTreeMap::new();
         for example in train {
             if let Completion::Tool { args, .. } = &example.completion {
                 for (slot, value) in args {
-                    values.entry(slot.clone()).or_default().insert(value.clone());
+                    keep(values.entry(slot.clone()).or_default(), value);
                 }
             }
         }
         let large = values.into_iter().filter(|(_, pool)| pool.len() > MIN_POOL);
-        Self {
-            pools: large.map(|(slot, pool)| (slot, pool.into_iter().collect())).collect(),
-            probability,
-            seed,
-        }
+        let sorted = |pool: BTreeSet<(u64, String)>| {
+            let mut pool: Vec<String> = pool.into_iter().map(|(_, value)| value).collect();
+            pool.sort_unstable();
+            pool
+        };
+        let pools = large.map(|(slot, pool)| (slot, sorted(pool))).collect();
+        Self { pools, probability, seed }
     }
 
     /// The example of `index` in `epoch`, a pure function of both and the seed. Values are swapped only where they
@@ -64,13 +74,33 @@ impl Augmenter {
     }
 
     /// `copies` passes over the examples, the first unchanged, the others augmented.
-    pub fn expand(&self, examples: &[Example], copies: u64) -> Vec<Example> {
-        let pass = |epoch: u64| -> Vec<Example> {
-            let vary =
-                |(i, e): (usize, &Example)| if epoch == 0 { e.clone() } else { self.apply(e, epoch, i) };
-            examples.par_iter().enumerate().map(vary).collect()
-        };
-        (0..copies).flat_map(pass).collect()
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Io`] when what is too large for memory cannot be written.
+    pub fn expand(&self, examples: &Store<Example>, copies: u64) -> Result<Store<Example>> {
+        let mut out = examples.writer();
+        for epoch in 0..copies {
+            for from in (0..examples.len()).step_by(AHEAD) {
+                let vary = |i: usize| match epoch {
+                    0 => examples.get(i).into_owned(),
+                    _ => self.apply(&examples.get(i), epoch, i),
+                };
+                let ahead = from..examples.len().min(from + AHEAD);
+                out.extend(ahead.into_par_iter().map(vary).collect::<Vec<Example>>())?;
+            }
+        }
+        out.finish()
+    }
+}
+
+/// Adds a value to a pool of at most [`MAX_POOL`].
+fn keep(pool: &mut BTreeSet<(u64, String)>, value: &str) {
+    let hash = value.bytes().fold(0, |hash, byte| mix(hash ^ u64::from(byte)).wrapping_add(1));
+    if pool.len() < MAX_POOL || pool.last().is_some_and(|(largest, _)| hash < *largest) {
+        pool.insert((hash, value.to_owned()));
+    }
+    if pool.len() > MAX_POOL {
+        pool.pop_last();
     }
 }
 
@@ -101,7 +131,7 @@ mod tests {
     }
 
     fn augmenter(probability: f32) -> Augmenter {
-        Augmenter::new(&pool(), probability, 7)
+        Augmenter::new(pool().iter().map(Cow::Borrowed), probability, 7)
     }
 
     #[test]
@@ -146,8 +176,21 @@ mod tests {
     fn small_pools_and_probability_zero_change_nothing() {
         let example = call("play yellow river", &[("song", "yellow river")]);
         assert_eq!(augmenter(0.0).apply(&example, 1, 1), example);
-        let small = Augmenter::new(&pool()[..MIN_POOL], 1.0, 7);
+        let small = Augmenter::new(pool()[..MIN_POOL].iter().map(Cow::Borrowed), 1.0, 7);
         assert_eq!(small.apply(&example, 1, 1), example);
+    }
+
+    /// Of more values than a pool keeps, an even sample is kept, whatever the order they come in.
+    #[test]
+    fn pools_are_bounded() {
+        let values: Vec<String> = (0..3 * MAX_POOL).map(|i| i.to_string()).collect();
+        let (mut forward, mut backward) = (BTreeSet::new(), BTreeSet::new());
+        values.iter().for_each(|value| keep(&mut forward, value));
+        values.iter().rev().for_each(|value| keep(&mut backward, value));
+        assert_eq!(forward.len(), MAX_POOL);
+        assert!(forward == backward);
+        let early = forward.iter().filter(|(_, v)| v.parse::<usize>().unwrap() < MAX_POOL).count();
+        assert!((MAX_POOL / 4..MAX_POOL / 2).contains(&early), "about a third: {early}");
     }
 
     #[test]

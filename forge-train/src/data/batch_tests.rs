@@ -80,7 +80,7 @@ fn long_sequences_are_cut_and_empty_ones_left_out() {
     assert_eq!(batcher.steps_per_epoch(), 1);
     let batch = batcher.batch(0);
     assert_eq!((batch.rows, batch.weights.iter().filter(|w| **w > 0.0).count()), (1, 19));
-    assert_eq!(Batcher::new(Arc::default(), 64, 20, 1, "none").steps_per_epoch(), 0);
+    assert_eq!(Batcher::new(Arc::new(Vec::new()), 64, 20, 1, "none").steps_per_epoch(), 0);
 }
 
 #[test]
@@ -89,4 +89,25 @@ fn the_last_bucket_is_cut_evenly() {
     let parts: Vec<usize> = evenly(&items, 4).map(<[u32]>::len).collect();
     assert_eq!(parts, [3, 3, 4]);
     assert_eq!(evenly(&[], 4).count(), 0);
+}
+
+/// In shards, too, an epoch has every sequence once, in an order that an epoch and a seed choose.
+#[test]
+fn shards_of_many_sequences_have_each_once() {
+    let sharded = |seed| Batcher::with_shards(sequences(1000), 150, [512, 128], seed, "shards");
+    let (a, b) = (sharded(1), sharded(1));
+    assert_eq!(a.batches.len(), 7);
+    let steps = a.steps_per_epoch();
+    let epoch = |e: u64| -> Vec<u32> { (0..steps).flat_map(|s| names(&a.batch(e * steps + s))).collect() };
+    for e in 0..3 {
+        let mut seen = epoch(e);
+        seen.sort_unstable();
+        assert_eq!(seen, (1000..2000).collect::<Vec<u32>>());
+    }
+    assert_ne!(epoch(0), epoch(1));
+    assert!([steps + 3, 0, 7].iter().all(|s| a.batch(*s) == b.batch(*s)), "a pure function of the step");
+    assert_ne!(sharded(2).batch(0), a.batch(0));
+    let first: Vec<u32> = (0..steps / 7).flat_map(|s| names(&a.batch(s))).collect();
+    let early = first.iter().filter(|name| **name < 1500).count();
+    assert!((first.len() / 4..3 * first.len() / 4).contains(&early), "a shard is an even share: {early}");
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::cache::{Key, TokenFile, TokenWriter, hash_file};
+use super::dataset::SAMPLE_BYTES;
 use super::hygiene::{Hygiene, Overlap, paragraphs};
 use super::lines::Chunks;
 use super::load::held_out_from;
@@ -16,8 +17,6 @@ use crate::config::{TokenizerConfig, TokenizerKind};
 use crate::error::{Error, Result};
 use crate::tokenizer::{Tokenizer, controls};
 
-/// Text that merges are learnt from, at most: a uniform sample of the training text's paragraphs.
-const SAMPLE_BYTES: usize = 8 << 20;
 /// Chunks that are tokenised side by side, for each thread.
 const AHEAD: usize = 2;
 /// Of the format of what is cached and the rules by which text is left out.

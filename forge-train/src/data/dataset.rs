@@ -1,8 +1,11 @@
 //! A data set: its splits, its tools, and the ways to look at them.
 
-use std::collections::{BTreeSet, HashSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::examples::Examples;
 use super::hygiene::Hygiene;
+use super::permutation::mix;
 use super::schema::ToolSchema;
 use super::{Completion, Example, PERSONA_SYSTEM, Slice, TOOL_SYSTEM};
 
@@ -49,24 +52,36 @@ pub enum System {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dataset {
     /// Training examples.
-    pub train: Vec<Example>,
+    pub train: Examples,
     /// Validation examples.
-    pub valid: Vec<Example>,
+    pub valid: Examples,
     /// Test examples; may be empty for a user's data.
-    pub test: Vec<Example>,
+    pub test: Examples,
     /// Tools, sorted by name.
     pub tools: Vec<ToolSchema>,
     /// Name used in reports.
     pub name: String,
-    /// Running text to train on in windows of fixed length, where the data is a corpus.
-    pub corpus: Option<String>,
+    /// What a tokenizer learns from running text, where there is any.
+    pub running: Option<Running>,
     /// What was taken out of the training split.
     pub hygiene: Hygiene,
 }
 
+/// Bytes of text that merges are learnt from, at most.
+pub(super) const SAMPLE_BYTES: usize = 8 << 20;
+
+/// What a tokenizer learns from running text: a sample of its paragraphs, and every character.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Running {
+    /// Paragraphs of training text, of 8 MiB at most.
+    pub sample: Vec<String>,
+    /// Every character of the training text once.
+    pub characters: String,
+}
+
 impl Dataset {
     /// The examples of a split.
-    pub fn examples(&self, split: Split) -> &[Example] {
+    pub fn examples(&self, split: Split) -> &Examples {
         match split {
             Split::Train => &self.train,
             Split::Valid => &self.valid,
@@ -90,12 +105,16 @@ impl Dataset {
     }
 
     /// The calls among `examples`, with their system text or, to measure what was baked in, without it.
-    pub fn tool_calls(&self, examples: &[Example], system: System) -> Vec<Example> {
+    pub fn tool_calls<'a>(
+        &self,
+        examples: &'a Examples,
+        system: System,
+    ) -> impl Iterator<Item = Example> + use<'a> {
         let calls = examples.iter().filter(|e| matches!(e.completion, Completion::Tool { .. }));
-        match system {
-            System::With => calls.cloned().collect(),
-            System::Without => calls.map(Example::without_system).collect(),
-        }
+        calls.map(move |call| match system {
+            System::With => call.into_owned(),
+            System::Without => call.without_system(),
+        })
     }
 
     /// Dialogue with the persona's reply ([`System::With`]) or with the neutral one.
@@ -117,26 +136,29 @@ impl Dataset {
 
     /// The different texts of the training split, for training a tokenizer: system texts, prompts, completions and
     /// running text, each once, so that no merge is spent on what only repeats. Beside tool calls, which are right
-    /// only when every token is, other examples count a quarter.
+    /// only when every token is, other examples count a quarter. Of more than 8 MiB of examples' texts an even sample.
     pub fn texts(&self) -> impl Iterator<Item = String> + '_ {
-        let mut seen = HashSet::new();
         let has_tools = !self.tools.is_empty();
-        let kept = move |(i, e): &(usize, &Example)| !has_tools || e.slice == Slice::Tool || i % 4 == 0;
-        self.texts_where(kept).filter(move |text| seen.insert(text.clone()))
+        let kept = |(i, e): &(usize, Cow<'_, Example>)| !has_tools || e.slice == Slice::Tool || i % 4 == 0;
+        let mut sample = Distinct::default();
+        self.texts_where(kept).for_each(|text| sample.offer(text));
+        let running = self.running.iter().flat_map(|running| running.sample.iter().cloned());
+        sample.into_texts().chain(running)
     }
 
-    /// Every text of the training split, as often as it occurs.
+    /// Every text of the training split, as often as it occurs; of running text, its characters.
     pub fn all_texts(&self) -> impl Iterator<Item = String> + '_ {
-        self.texts_where(|_| true)
+        let running = self.running.iter().map(|running| running.characters.clone());
+        self.texts_where(|_| true).chain(running)
     }
 
     fn texts_where<'a>(
         &'a self,
-        kept: impl Fn(&(usize, &Example)) -> bool + 'a,
+        kept: impl Fn(&(usize, Cow<'a, Example>)) -> bool + 'a,
     ) -> impl Iterator<Item = String> + 'a {
-        let excerpt = |example: &Example| self.corpus.is_some() && example.is_plain();
+        let excerpt = |example: &Example| self.running.is_some() && example.is_plain();
         let examples = self.train.iter().enumerate().filter(move |(_, e)| !excerpt(e)).filter(kept);
-        examples.flat_map(|(_, e)| texts_of(e)).chain(self.corpus.iter().cloned())
+        examples.flat_map(|(_, e)| texts_of(&e))
     }
 
     /// The special tokens the data needs beyond the controls: tools and their slots, sorted by name.
@@ -146,7 +168,44 @@ impl Dataset {
     }
 
     fn select(&self, split: Split, keep: impl Fn(&Example) -> bool) -> Vec<Example> {
-        self.examples(split).iter().filter(|e| keep(e)).cloned().collect()
+        self.examples(split).iter().filter(|e| keep(e)).map(Cow::into_owned).collect()
+    }
+}
+
+/// Different texts of at most [`SAMPLE_BYTES`], in the order they first came in: all of them, or those with the smallest
+/// hashes, which is an even sample (Broder 1997).
+#[derive(Default)]
+struct Distinct {
+    kept: BTreeMap<(u64, String), usize>,
+    bytes: usize,
+    seen: usize,
+}
+
+impl Distinct {
+    fn offer(&mut self, text: String) {
+        self.seen += 1;
+        let hash = text.bytes().fold(0, |hash, byte| mix(hash ^ u64::from(byte)).wrapping_add(1));
+        let full = self.bytes + text.len() > SAMPLE_BYTES;
+        if full && self.kept.last_key_value().is_some_and(|((largest, _), _)| hash > *largest) {
+            return;
+        }
+        let (bytes, seen) = (text.len(), self.seen);
+        let key = (hash, text);
+        if self.kept.contains_key(&key) {
+            return;
+        }
+        self.kept.insert(key, seen);
+        self.bytes += bytes;
+        while self.bytes > SAMPLE_BYTES {
+            self.bytes -= self.kept.pop_last().map_or(self.bytes, |((_, text), _)| text.len());
+        }
+    }
+
+    fn into_texts(self) -> impl Iterator<Item = String> {
+        let mut texts: Vec<(usize, String)> =
+            self.kept.into_iter().map(|((_, text), first)| (first, text)).collect();
+        texts.sort_unstable();
+        texts.into_iter().map(|(_, text)| text)
     }
 }
 
@@ -167,4 +226,24 @@ fn texts_of(example: &Example) -> Vec<String> {
 
 fn prompted(example: &Example, system: &str) -> bool {
     example.system.as_deref() == Some(system)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn different_texts_are_kept_once_in_their_order_and_sampled_evenly() {
+        let mut few = Distinct::default();
+        ["b", "a", "b", "c", "a"].map(String::from).into_iter().for_each(|text| few.offer(text));
+        assert_eq!(few.into_texts().collect::<Vec<_>>(), ["b", "a", "c"]);
+        let mut many = Distinct::default();
+        let long = |i: usize| format!("{i:06}{}", "x".repeat(9_994));
+        (0..3000).for_each(|i| many.offer(long(i % 1500)));
+        let kept: Vec<usize> = many.into_texts().map(|text| text[..6].parse().unwrap()).collect();
+        assert_eq!(kept.len(), SAMPLE_BYTES / 10_000);
+        assert!(kept.windows(2).all(|w| w[0] < w[1]));
+        let early = kept.iter().filter(|i| **i < 750).count();
+        assert!((330..510).contains(&early), "about half of {}: {early}", kept.len());
+    }
 }

@@ -14,6 +14,7 @@
 
 use rayon::prelude::*;
 
+use super::store::Store;
 use super::{Completion, Example};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
@@ -35,10 +36,10 @@ impl Sequence {
 }
 
 /// Sequences of a list of examples, in its order.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Encoded {
     /// The sequences, at most as long as asked for.
-    pub sequences: Vec<Sequence>,
+    pub sequences: Store<Sequence>,
     /// How many were cut.
     pub truncated: usize,
     /// Tokens of all sequences.
@@ -99,17 +100,19 @@ pub fn completion(tokenizer: &Tokenizer, example: &Example) -> Vec<u16> {
 /// # Errors
 /// [`Error::Usage`] naming the first one it lacks.
 pub fn check(tokenizer: &Tokenizer, examples: &[Example]) -> Result<()> {
+    examples.iter().try_for_each(|example| check_one(tokenizer, example))
+}
+
+fn check_one(tokenizer: &Tokenizer, example: &Example) -> Result<()> {
     let unknown = |what: &str, name: &str| Error::Usage {
         what: format!("the model's tokenizer knows no {what} `{name}`"),
         hint: "use data like that the model was trained on, or train on this data with `pipeline --data`"
             .into(),
     };
-    for example in examples {
-        if let Completion::Tool { tool, args } = &example.completion {
-            tokenizer.tool(tool).ok_or_else(|| unknown("tool", tool))?;
-            for (slot, _) in args {
-                tokenizer.slot(slot).ok_or_else(|| unknown("argument", slot))?;
-            }
+    if let Completion::Tool { tool, args } = &example.completion {
+        tokenizer.tool(tool).ok_or_else(|| unknown("tool", tool))?;
+        for (slot, _) in args {
+            tokenizer.slot(slot).ok_or_else(|| unknown("argument", slot))?;
         }
     }
     Ok(())
@@ -127,27 +130,43 @@ pub fn encode(tokenizer: &Tokenizer, example: &Example, prompt_weight: f32) -> S
     sequence
 }
 
+/// Examples that are encoded side by side.
+const AHEAD: usize = 4096;
+
 /// Encodes many examples in parallel; sequences longer than `max_len` tokens are cut at their end and counted.
 ///
 /// # Errors
-/// As [`check`].
+/// As [`check`]; [`Error::Io`] when what is too large for memory cannot be written.
 pub fn encode_all(
     tokenizer: &Tokenizer,
-    examples: &[Example],
+    examples: &Store<Example>,
     prompt_weight: f32,
     max_len: usize,
 ) -> Result<Encoded> {
-    check(tokenizer, examples)?;
-    let encoded = examples.par_iter().map(|e| encode(tokenizer, e, prompt_weight));
-    let mut sequences: Vec<Sequence> = encoded.collect();
-    let mut truncated = 0;
-    for sequence in sequences.iter_mut().filter(|s| s.ids.len() > max_len) {
-        sequence.ids.truncate(max_len);
-        sequence.weights.truncate(max_len);
-        truncated += 1;
+    let mut out = examples.writer();
+    let (mut truncated, mut tokens) = (0, 0);
+    for from in (0..examples.len()).step_by(AHEAD) {
+        let one = |i: usize| {
+            let example = examples.get(i);
+            check_one(tokenizer, &example)?;
+            Ok(encode(tokenizer, &example, prompt_weight))
+        };
+        let ahead = from..examples.len().min(from + AHEAD);
+        for mut sequence in ahead.into_par_iter().map(one).collect::<Result<Vec<Sequence>>>()? {
+            truncated += usize::from(sequence.ids.len() > max_len);
+            sequence.ids.truncate(max_len);
+            sequence.weights.truncate(max_len);
+            tokens += sequence.ids.len();
+            out.push(sequence)?;
+        }
     }
-    let tokens = sequences.iter().map(|s| s.ids.len()).sum();
-    Ok(Encoded { sequences, truncated, tokens })
+    Ok(Encoded { sequences: out.finish()?, truncated, tokens })
+}
+
+/// How many of the examples [`encode_all`] would cut.
+pub fn truncated(tokenizer: &Tokenizer, examples: &Store<Example>, max_len: usize) -> usize {
+    let len = |example: &Example| prefix(tokenizer, example).len() + completion(tokenizer, example).len();
+    (0..examples.len()).into_par_iter().filter(|i| len(&examples.get(*i)) > max_len).count()
 }
 
 #[cfg(test)]

@@ -110,8 +110,8 @@ fn user_text_never_gives_a_special_token() {
 fn long_sequences_are_cut_and_counted() {
     let data = data();
     let t = tokenizer(&data);
-    let all = encode_all(&t, &data.train, 0.1, 24).unwrap();
-    let whole = encode_all(&t, &data.train, 0.1, usize::MAX).unwrap();
+    let all = encode_all(&t, &data.train.parts()[0].examples, 0.1, 24).unwrap();
+    let whole = encode_all(&t, &data.train.parts()[0].examples, 0.1, usize::MAX).unwrap();
     let long = whole.sequences.iter().filter(|s| s.ids.len() > 24).count();
     assert!(long > 0 && all.truncated == long && whole.truncated == 0);
     assert!(all.sequences.iter().all(|s| s.ids.len() <= 24 && s.weights.len() == s.ids.len()));

@@ -7,7 +7,7 @@ use super::{Completion, Dataset, Example, System};
 /// The tool calls of the final held-out split, one `{"prompt","tool","args"}` a line; empty for data without tools.
 pub fn held_out_calls(dataset: &Dataset) -> String {
     let examples = dataset.tool_calls(dataset.examples(dataset.final_split()), System::Without);
-    examples.iter().filter_map(line).fold(String::new(), |text, line| text + &line.to_string() + "\n")
+    examples.filter_map(|e| line(&e)).fold(String::new(), |text, line| text + &line.to_string() + "\n")
 }
 
 fn line(example: &Example) -> Option<Value> {
@@ -38,7 +38,7 @@ mod tests {
         let path = dir.path().join("test.jsonl");
         std::fs::write(&path, held_out_calls(&dataset)).unwrap();
         let loaded = jsonl(&path).unwrap();
-        let calls = dataset.tool_calls(&dataset.test, System::Without);
+        let calls: Vec<_> = dataset.tool_calls(&dataset.test, System::Without).collect();
         assert!(!calls.is_empty() && loaded.len() == calls.len());
         for (a, b) in loaded.iter().zip(&calls) {
             assert_eq!(a.prompt, b.prompt);

@@ -3,7 +3,11 @@
 
 use std::collections::HashSet;
 
+use sha2::{Digest, Sha256};
+
 use super::Example;
+use super::store::{Store, Writer};
+use crate::error::Result;
 
 /// Words of an n-gram that is looked for in the other split: long enough that chance repeats few (Brown et al. 2020,
 /// appendix C, use 8 to 13).
@@ -57,23 +61,101 @@ fn asked_key(example: &Example) -> String {
     if example.is_plain() { row_key(example) } else { respaced(&example.prompt) }
 }
 
-/// Takes rows out of `train` that repeat an earlier one, and rows that ask or say what a row of `held_out` does.
-pub fn clean(train: &mut Vec<Example>, held_out: &[Example]) -> Hygiene {
-    let mut report = Hygiene { seen: train.len(), ..Hygiene::default() };
-    let asked: HashSet<String> = held_out.iter().map(asked_key).collect();
-    let said: HashSet<String> = held_out.iter().map(row_key).collect();
-    let mut seen = HashSet::new();
-    train.retain(|example| {
-        let key = row_key(example);
-        if asked.contains(&asked_key(example)) || said.contains(&key) {
-            report.leaks += 1;
-            return false;
+/// Keys that are compared at once, at most: 16 MiB of them. More are compared in several passes, each over the keys of one
+/// remainder.
+const COMPARED: usize = 1 << 19;
+
+/// The first 128 bits of the SHA-256 of what a row asks and of what it says: equal keys are equal texts.
+fn keys(example: &Example) -> [u128; 2] {
+    [asked_key(example), row_key(example)].map(|text| {
+        let hash: [u8; 32] = Sha256::digest(text).into();
+        u128::from_le_bytes(*hash.first_chunk().expect("32 bytes"))
+    })
+}
+
+fn keys_of<'a>(lists: impl IntoIterator<Item = &'a Store<Example>>) -> Result<Store<[u128; 2]>> {
+    let mut out: Option<Writer<[u128; 2]>> = None;
+    for list in lists {
+        let out = out.get_or_insert_with(|| list.writer());
+        list.iter().try_for_each(|example| out.push(keys(&example)))?;
+    }
+    out.unwrap_or_else(|| Writer::new(None)).finish()
+}
+
+/// Takes rows out of the lists of `train` that repeat an earlier one of any list, and rows that ask or say what a row of
+/// `held_out` does. Memory beyond a bit a row does not grow with the rows.
+///
+/// # Errors
+/// [`crate::error::Error::Io`] when what is too large for memory cannot be written.
+pub fn clean(
+    train: &[Store<Example>],
+    held_out: &[Store<Example>],
+) -> Result<(Vec<Store<Example>>, Hygiene)> {
+    clean_by(COMPARED, train, held_out)
+}
+
+/// As [`clean`], with so many keys compared at once.
+fn clean_by(
+    compared: usize,
+    train: &[Store<Example>],
+    held_out: &[Store<Example>],
+) -> Result<(Vec<Store<Example>>, Hygiene)> {
+    let (rows, held_out) = (keys_of(train)?, keys_of(held_out)?);
+    let passes = (rows.len().max(held_out.len()).div_ceil(compared)).max(1) as u128;
+    let mut leaks = Bits::new(rows.len());
+    let mut repeats = Bits::new(rows.len());
+    for which in [0, 1] {
+        for pass in 0..passes {
+            let of_pass = |keys: &[u128; 2]| keys[which] % passes == pass;
+            let known: HashSet<u128> = held_out.iter().filter(|k| of_pass(k)).map(|k| k[which]).collect();
+            for (row, keys) in rows.iter().enumerate() {
+                if of_pass(&keys) && known.contains(&keys[which]) {
+                    leaks.set(row);
+                }
+            }
         }
-        let fresh = seen.insert(key);
-        report.duplicates += usize::from(!fresh);
-        fresh
+    }
+    for pass in 0..passes {
+        let mut seen = HashSet::new();
+        for (row, keys) in rows.iter().enumerate() {
+            if keys[1] % passes == pass && !leaks.get(row) && !seen.insert(keys[1]) {
+                repeats.set(row);
+            }
+        }
+    }
+    let report = Hygiene { seen: rows.len(), duplicates: repeats.count(), leaks: leaks.count() };
+    let mut row = 0..;
+    let kept = train.iter().map(|list| {
+        let mut out = list.writer();
+        for (example, row) in list.iter().zip(&mut row) {
+            if !leaks.get(row) && !repeats.get(row) {
+                out.push(example.into_owned())?;
+            }
+        }
+        out.finish()
     });
-    report
+    Ok((kept.collect::<Result<_>>()?, report))
+}
+
+/// A bit a row.
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn new(len: usize) -> Self {
+        Self(vec![0; len.div_ceil(64)])
+    }
+
+    fn set(&mut self, at: usize) {
+        self.0[at / 64] |= 1 << (at % 64);
+    }
+
+    fn get(&self, at: usize) -> bool {
+        self.0[at / 64] >> (at % 64) & 1 == 1
+    }
+
+    fn count(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
 }
 
 /// The n-grams of a held-out text, or an even sample of them: memory is bounded whatever the text's length.

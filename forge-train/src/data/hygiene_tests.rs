@@ -11,24 +11,30 @@ fn row(prompt: &str, completion: &str) -> Example {
     }
 }
 
+/// One list of rows cleaned.
+fn cleaned(train: &[Example], held_out: &[Example]) -> (Vec<Example>, Hygiene) {
+    let (kept, report) = clean(&[train.to_vec().into()], &[held_out.to_vec().into()]).unwrap();
+    (kept[0].iter().map(|row| row.into_owned()).collect(), report)
+}
+
 fn prompts(rows: &[Example]) -> Vec<&str> {
     rows.iter().map(|row| row.prompt.as_str()).collect()
 }
 
 #[test]
 fn rows_that_say_the_same_are_one() {
-    let mut train = vec![
+    let train = [
         row("Turn it on", "ok"),
         row("turn  it on!", "OK."),
         row("turn it on", "no"),
         row("7+5", "12"),
         row("7-5", "2"),
     ];
-    let report = clean(&mut train, &[]);
+    let (train, report) = cleaned(&train, &[]);
     assert_eq!(report, Hygiene { seen: 5, duplicates: 1, leaks: 0 });
     assert_eq!(prompts(&train), ["Turn it on", "turn it on", "7+5", "7-5"]);
     assert!(report.note().unwrap().contains("1 duplicates"));
-    assert_eq!(clean(&mut train, &[]).note(), None, "clean data stays as it is");
+    assert_eq!(cleaned(&train, &[]).1.note(), None, "clean data stays as it is");
 }
 
 #[test]
@@ -39,9 +45,26 @@ fn no_held_out_row_stays_in_training() {
     train.push(row("what time is it", "Noon!"));
     let kept = ["what time was it?", "7+5"].map(|p| row(p, "other"));
     train.extend(kept.clone());
-    let report = clean(&mut train, &held_out);
+    let (train, report) = cleaned(&train, &held_out);
     assert_eq!((report.leaks, report.duplicates), (4, 0));
     assert_eq!(train, kept);
+}
+
+/// More rows than are compared at once, in several lists: the same are left out.
+#[test]
+fn several_passes_find_what_one_does() {
+    let rows = |numbers: std::ops::Range<usize>| -> Vec<Example> {
+        numbers.map(|i| row(&format!("ask {}", i % 70), &(i % 40).to_string())).collect()
+    };
+    let train: Vec<Store<Example>> = [0..90, 50..200, 30..40].map(|numbers| rows(numbers).into()).into();
+    let held_out = [rows(0..8).into()];
+    let (kept, report) = clean(&train, &held_out).unwrap();
+    assert!(report.leaks > 8 && report.duplicates > 20 && kept[2].is_empty(), "{report:?}");
+    for compared in [1, 7, 100] {
+        let (others, other) = clean_by(compared, &train, &held_out).unwrap();
+        assert_eq!(other, report, "{compared} at once");
+        assert!(others.iter().zip(&kept).all(|(a, b)| a.iter().eq(b.iter())), "{compared} at once");
+    }
 }
 
 fn sentence(seed: u64) -> String {

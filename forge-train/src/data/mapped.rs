@@ -21,3 +21,13 @@ pub(super) fn map(path: &Path) -> Result<Mmap> {
     // which leaves the mapped one as it is.
     unsafe { Mmap::map(&file) }.map_err(Error::io("read", path))
 }
+
+/// Maps a whole temporary file that has no name, to be read; `directory` is where it lies, for the error.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be mapped.
+pub(super) fn unnamed(file: &File, directory: &Path) -> Result<Mmap> {
+    // SAFETY: the bytes are only read, as integers and checked text. They must not change or vanish while they are mapped:
+    // the file has no name, so no other process can open it, and the only handle in this one is dropped after this call.
+    unsafe { Mmap::map(file) }.map_err(Error::io("read a temporary file in", directory))
+}

@@ -27,21 +27,9 @@ impl Mixture {
     /// # Errors
     /// [`Error::Usage`] without a source, for a weight of 0, or for weights whose window is longer than 10,000 steps.
     pub fn new(sources: Vec<(Arc<dyn BatchSource>, u64)>) -> Result<Self> {
-        let usage = |what: String| Error::Usage {
-            what,
-            hint: "give each source a small whole number as weight, such as a.jsonl:2 b.txt:1".into(),
-        };
-        let divisor = sources.iter().fold(0, |d, (_, weight)| gcd(d, *weight));
-        if sources.is_empty() || sources.iter().any(|(_, weight)| *weight == 0) {
-            return Err(usage("a mixture needs sources of weights above 0".into()));
-        }
-        let sources: Vec<_> =
-            sources.into_iter().map(|(source, weight)| (source, weight / divisor)).collect();
-        let total = sources.iter().fold(0u64, |sum, (_, weight)| sum.saturating_add(*weight));
-        if total > MAX_WINDOW as u64 {
-            return Err(usage(format!("weights whose sum is {total} make a window of so many steps")));
-        }
-        let window = spread(&sources.iter().map(|(_, weight)| *weight).collect::<Vec<u64>>());
+        let weights = reduced(&sources.iter().map(|(_, weight)| *weight).collect::<Vec<u64>>())?;
+        let window = spread(&weights);
+        let sources = sources.into_iter().map(|(source, _)| source).zip(weights).collect();
         Ok(Self { sources, window })
     }
 }
@@ -53,6 +41,29 @@ impl BatchSource for Mixture {
         let (source, weight) = &self.sources[source];
         source.batch(step / window * weight + before)
     }
+}
+
+/// Weights without their common divisor.
+///
+/// # Errors
+/// [`Error::Usage`] as [`Mixture::new`].
+pub fn reduced(weights: &[u64]) -> Result<Vec<u64>> {
+    let usage = |what: String| Error::Usage {
+        what,
+        hint: "give each source a small whole number as weight, such as a.jsonl:2 b.txt:1".into(),
+    };
+    if weights.is_empty() || weights.contains(&0) {
+        return Err(usage("a mixture needs sources of weights above 0".into()));
+    }
+    let divisor = weights.iter().fold(0, |divisor, weight| gcd(divisor, *weight));
+    let weights: Vec<u64> = weights.iter().map(|weight| weight / divisor).collect();
+    let total = weights.iter().fold(0u64, |sum, weight| sum.saturating_add(*weight));
+    if total > MAX_WINDOW as u64 {
+        return Err(usage(format!(
+            "weights whose sum is {total} make a window of so many steps; the most is {MAX_WINDOW}"
+        )));
+    }
+    Ok(weights)
 }
 
 /// A window's order: the `k`-th turn of a source of weight `w` falls due at `(k + ½) / w` of it; among equals the earlier
@@ -90,16 +101,20 @@ impl FromStr for Weighted {
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let whole = |text: &str| Self { path: text.into(), weight: 1 };
         match text.rsplit_once(':') {
-            // A colon may be part of a name.
-            Some((path, weight)) if !path.is_empty() && weight.bytes().all(|b| b.is_ascii_digit()) => {
-                match weight.parse() {
-                    Ok(weight @ 1..) => Ok(Self { path: path.into(), weight }),
-                    _ => Err(format!("`{weight}` is no weight; expected a whole number from 1")),
-                }
-            }
+            // A colon may be part of a name; what looks like a number behind it is meant as a weight.
+            Some((path, weight)) if !path.is_empty() && is_number(weight) => match weight.parse() {
+                Ok(weight @ 1..) => Ok(Self { path: path.into(), weight }),
+                _ => Err(format!("`{weight}` is no weight; expected a whole number from 1")),
+            },
             _ => Ok(whole(text)),
         }
     }
+}
+
+fn is_number(text: &str) -> bool {
+    let digits = text.trim_start_matches(['-', '+']);
+    digits.is_empty()
+        || (digits.starts_with(|c: char| c == '.' || c.is_ascii_digit()) && text.parse::<f64>().is_ok())
 }
 
 #[cfg(test)]
@@ -180,8 +195,11 @@ mod tests {
         assert_eq!(parse("a.jsonl:12"), Ok(("a.jsonl".into(), 12)));
         assert_eq!(parse("C:\\a.txt"), Ok(("C:\\a.txt".into(), 1)));
         assert_eq!(parse("a:b:3"), Ok(("a:b".into(), 3)));
-        for bad in ["a:0", "a:", "a:99999999999999999999"] {
-            assert!(parse(bad).is_err(), "{bad}");
+        assert_eq!(parse("a:b"), Ok(("a:b".into(), 1)));
+        assert_eq!(parse("12:30 notes.txt"), Ok(("12:30 notes.txt".into(), 1)));
+        for bad in ["a:0", "a:", "a:-1", "a:1.5", "a:1e3", "a:99999999999999999999"] {
+            let error = parse(bad).unwrap_err();
+            assert!(error.contains("expected a whole number from 1"), "{error}");
         }
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! [`builtin`] generates the default task from a seed, [`load`] reads a user's files, [`hygiene`] takes out what is
 //! said twice or held out, [`augment`] varies slot values, [`encode`] turns examples into token sequences and [`batch`]
-//! turns those into batches. Running text of any size goes through [`lines`] and [`corpus`] into [`cache`] files, of
-//! which [`blocks`] makes batches. All batches come from a [`BatchSource`]; [`mix`] mixes them. The formats are described
+//! turns those into batches. What is too large for memory lies in a [`store`]. Running text of any size goes through
+//! [`lines`] and [`corpus`] into [`cache`] files, of which [`blocks`] makes batches. All batches come from a
+//! [`BatchSource`]; [`mix`] mixes them. The formats are described
 //! in docs/data.md.
 
 pub mod augment;
@@ -14,6 +15,7 @@ pub mod cache;
 pub mod corpus;
 mod dataset;
 pub mod encode;
+pub mod examples;
 pub mod export;
 pub mod hygiene;
 mod jsonl;
@@ -22,13 +24,18 @@ pub mod load;
 mod mapped;
 pub mod mix;
 pub mod permutation;
+mod records;
 mod sample;
 pub mod schema;
+pub mod sequences;
 pub mod source;
+pub mod store;
 
-pub use dataset::{Dataset, Split, System};
+pub use dataset::{Dataset, Running, Split, System};
 pub use encode::Sequence;
+pub use examples::Examples;
 pub use schema::{SlotSchema, ToolSchema};
+pub use sequences::{Mix, Sequences};
 pub use source::BatchSource;
 
 /// System text under which a tool prompt is answered with a call.

@@ -1,5 +1,6 @@
 //! The tools of a data set: their arguments, and what may stand in these.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use forge_formats::tokenizer::SpecialKind;
@@ -79,12 +80,16 @@ pub fn to_bytes(schemas: &[ToolSchema], tokenizer: &Tokenizer) -> Result<Option<
 ///   Good-Turing estimate of what has not been seen (Good 1953);
 /// - whole numbers when all are, decimal numbers when all are, without bounds: what was seen is no bound;
 /// - else any text.
-pub(super) fn of_calls(train: &[Example], valid: &[Example]) -> Vec<ToolSchema> {
-    let mut seen: BTreeMap<&str, SeenTool<'_>> = BTreeMap::new();
-    for (examples, trained) in [(train, true), (valid, false)] {
-        for example in examples {
-            if let Completion::Tool { tool, args } = &example.completion {
-                seen.entry(tool).or_default().see(args, trained);
+pub(super) fn of_calls<'a>(
+    train: impl Iterator<Item = Cow<'a, Example>>,
+    valid: impl Iterator<Item = Cow<'a, Example>>,
+) -> Vec<ToolSchema> {
+    let mut seen: BTreeMap<String, SeenTool> = BTreeMap::new();
+    for (example, trained) in train.map(|e| (e, true)).chain(valid.map(|e| (e, false))) {
+        if let Completion::Tool { tool, args } = &example.completion {
+            match seen.get_mut(tool) {
+                Some(tool) => tool.see(args, trained),
+                None => seen.entry(tool.clone()).or_default().see(args, trained),
             }
         }
     }
@@ -93,59 +98,81 @@ pub(super) fn of_calls(train: &[Example], valid: &[Example]) -> Vec<ToolSchema> 
 
 /// What the calls of a tool have shown.
 #[derive(Default)]
-struct SeenTool<'a> {
+struct SeenTool {
     calls: usize,
-    slots: BTreeMap<&'a str, SeenSlot<'a>>,
+    slots: BTreeMap<String, SeenSlot>,
 }
 
 /// What the calls have shown of a slot.
-#[derive(Default)]
-struct SeenSlot<'a> {
+struct SeenSlot {
     /// Calls that have it.
     calls: usize,
     repeats: bool,
-    /// How often each value occurs in training.
-    trained: BTreeMap<&'a str, usize>,
-    /// Values of the validation calls.
-    held_out: BTreeSet<&'a str>,
+    /// How often each value occurs in training; no more than an enumeration may have, and one.
+    trained: BTreeMap<String, usize>,
+    /// Values of the validation calls; as many at most.
+    held_out: BTreeSet<String>,
+    /// Whether all values are whole numbers, and numbers.
+    integers: bool,
+    numbers: bool,
 }
 
-impl<'a> SeenTool<'a> {
-    fn see(&mut self, args: &'a [(String, String)], trained: bool) {
+impl Default for SeenSlot {
+    fn default() -> Self {
+        let (trained, held_out) = (BTreeMap::new(), BTreeSet::new());
+        Self { calls: 0, repeats: false, trained, held_out, integers: true, numbers: true }
+    }
+}
+
+impl SeenTool {
+    fn see(&mut self, args: &[(String, String)], trained: bool) {
         self.calls += 1;
         for (at, (name, value)) in args.iter().enumerate() {
-            let slot = self.slots.entry(name).or_default();
+            if !self.slots.contains_key(name) {
+                self.slots.insert(name.clone(), SeenSlot::default());
+            }
+            let Some(slot) = self.slots.get_mut(name) else { continue };
             match args[..at].iter().any(|(earlier, _)| earlier == name) {
                 true => slot.repeats = true,
                 false => slot.calls += 1,
             }
-            if trained {
-                *slot.trained.entry(value).or_default() += 1;
-            } else {
-                slot.held_out.insert(value);
-            }
+            slot.see(value, trained);
         }
     }
 
-    fn schema(self, name: &str) -> ToolSchema {
-        let slot = |(name, slot): (&str, SeenSlot<'_>)| SlotSchema {
-            name: name.into(),
+    fn schema(self, name: String) -> ToolSchema {
+        let slot = |(name, slot): (String, SeenSlot)| SlotSchema {
             required: slot.calls == self.calls,
             repeatable: slot.repeats,
             value: slot.value(),
+            name,
         };
-        ToolSchema { name: name.into(), slots: self.slots.into_iter().map(slot).collect() }
+        ToolSchema { name, slots: self.slots.into_iter().map(slot).collect() }
     }
 }
 
-impl SeenSlot<'_> {
+impl SeenSlot {
+    fn see(&mut self, value: &str, trained: bool) {
+        self.integers &= is_integer(value);
+        self.numbers &= is_number(value);
+        // Beyond one more than an enumeration may have, others change nothing.
+        if trained {
+            if let Some(times) = self.trained.get_mut(value) {
+                *times += 1;
+            } else if self.trained.len() <= MAX_VALUES {
+                self.trained.insert(value.to_owned(), 1);
+            }
+        } else if self.held_out.len() <= MAX_VALUES {
+            self.held_out.insert(value.to_owned());
+        }
+    }
+
     fn value(&self) -> ValueSpec {
-        let mut all = self.trained.keys().chain(&self.held_out);
         if self.is_closed() {
-            ValueSpec::Choice(self.trained.keys().map(|value| value.to_string()).collect())
-        } else if all.clone().all(|value| is_integer(value)) {
+            ValueSpec::Choice(self.trained.keys().cloned().collect())
+        } else if self.integers {
             ValueSpec::Integer { min: i64::MIN, max: i64::MAX }
-        } else if all.all(|value| is_number(value)) {
+        } else if self.numbers {
             ValueSpec::Number
         } else {
             ValueSpec::Text

@@ -1,6 +1,10 @@
 use super::*;
 use crate::data::Slice;
 
+fn of_calls(train: &[Example], valid: &[Example]) -> Vec<ToolSchema> {
+    super::of_calls(train.iter().map(Cow::Borrowed), valid.iter().map(Cow::Borrowed))
+}
+
 fn call(tool: &str, args: &[(&str, &str)]) -> Example {
     let args = args.iter().map(|(s, v)| (s.to_string(), v.to_string())).collect();
     let completion = Completion::Tool { tool: tool.into(), args };

@@ -1,10 +1,15 @@
 //! Training mixtures: which examples, in which shares, in which order.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::data::{Dataset, Example, Sequence, Slice, encode};
+use rayon::prelude::*;
+
+use crate::data::sequences::Drawn;
+use crate::data::store::{Store, Writer};
+use crate::data::{Dataset, Example, Examples, Mix, Sequence, Sequences, Slice};
+use crate::error::Result;
 use crate::rng::Rng;
-use crate::tokenizer::Tokenizer;
 
 /// One of the three domains that the branches of phase 1 specialise in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,67 +57,82 @@ pub fn domain_of(example: &Example, index: usize, total: usize, single_slice: bo
 
 /// Whether all of a data set's training examples belong to one slice.
 pub fn is_single_slice(dataset: &Dataset) -> bool {
-    dataset.train.windows(2).all(|w| w[0].slice == w[1].slice)
+    let mut slices = dataset.train.iter().map(|example| example.slice);
+    slices.next().is_none_or(|first| slices.all(|slice| slice == first))
 }
 
-/// Encoded training sequences by domain.
+/// Examples that are encoded side by side.
+const AHEAD: usize = 4096;
+
+/// Encoded training sequences by source and domain.
 pub struct Domains {
-    groups: [Vec<Arc<Sequence>>; 3],
+    parts: Vec<(u64, [Store<Sequence>; 3])>,
 }
 
 impl Domains {
-    /// Encodes `examples`, leaving out thoughts unless `thoughts` is set.
+    /// Encodes `examples`, each as `encode` does.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Io`] when what is too large for memory cannot be written.
     pub fn new(
-        tokenizer: &Tokenizer,
         dataset: &Dataset,
-        examples: &[Example],
-        prompt_weight: f32,
-        thoughts: bool,
-    ) -> Self {
+        examples: &Examples,
+        encode: impl Fn(&Example) -> Sequence + Sync,
+    ) -> Result<Self> {
         let single = is_single_slice(dataset);
-        let mut groups: [Vec<Arc<Sequence>>; 3] = Default::default();
-        for (i, example) in examples.iter().enumerate() {
-            let domain = domain_of(example, i, examples.len(), single);
-            let sequence = if thoughts {
-                encode::encode(tokenizer, example, prompt_weight)
-            } else {
-                encode::encode(tokenizer, &example.without_thought(), prompt_weight)
-            };
-            groups[domain as usize].push(Arc::new(sequence));
+        let mut parts = Vec::new();
+        for part in examples.parts() {
+            let (examples, total) = (&part.examples, part.examples.len());
+            let mut groups: [Writer<Sequence>; 3] = std::array::from_fn(|_| examples.writer());
+            for from in (0..total).step_by(AHEAD) {
+                let encoded = |i: usize| {
+                    let example = examples.get(i);
+                    (domain_of(&example, i, total, single), encode(&example))
+                };
+                let ahead = from..total.min(from + AHEAD);
+                let ahead: Vec<(Domain, Sequence)> = ahead.into_par_iter().map(encoded).collect();
+                ahead.into_iter().try_for_each(|(domain, s)| groups[domain as usize].push(s))?;
+            }
+            let [a, b, c] = groups.map(Writer::finish);
+            parts.push((part.weight, [a?, b?, c?]));
         }
-        Self { groups }
+        Ok(Self { parts })
     }
 
-    /// `count` sequences with the given share of each domain (shares of empty domains go to the others),
-    /// shuffled by `seed`. Domains shorter than their share repeat.
-    pub fn mix(&self, shares: [f32; 3], count: usize, seed: u64, label: &str) -> Arc<Vec<Sequence>> {
-        let total: f32 = (0..3).filter(|d| !self.groups[*d].is_empty()).map(|d| shares[d]).sum();
+    /// As many sequences as each source has, with the given share of each domain (shares of empty domains go to the
+    /// others), shuffled by `seed`. Domains shorter than their share repeat.
+    pub fn mix(&self, shares: [f32; 3], seed: u64, label: &str) -> Mix {
         let mut rng = Rng::new(seed, &["mixture", label]);
-        let mut chosen: Vec<Arc<Sequence>> = Vec::with_capacity(count);
-        for (group, share) in self.groups.iter().zip(shares) {
-            if group.is_empty() || total <= 0.0 {
-                continue;
-            }
-            let wanted = (count as f32 * share / total).round() as usize;
-            let mut order: Vec<usize> = Vec::new();
-            while order.len() < wanted {
-                let mut epoch: Vec<usize> = (0..group.len()).collect();
-                rng.shuffle(&mut epoch);
-                order.extend(epoch);
-            }
-            chosen.extend(order[..wanted].iter().map(|i| group[*i].clone()));
-        }
-        rng.shuffle(&mut chosen);
-        Arc::new(chosen.iter().map(|s| s.as_ref().clone()).collect())
+        let part = |(weight, groups): &(u64, [Store<Sequence>; 3])| {
+            let count: usize = groups.iter().map(Store::len).sum();
+            let total: f32 = (0..3).filter(|d| !groups[*d].is_empty()).map(|d| shares[d]).sum();
+            let wanted = |d: usize| match !groups[d].is_empty() && total > 0.0 {
+                true => (count as f32 * shares[d] / total).round() as usize,
+                false => 0,
+            };
+            let counts = [wanted(0), wanted(1), wanted(2)];
+            let drawn = Drawn::new(groups.to_vec(), &counts, &mut rng, seed, label);
+            (*weight, Arc::new(drawn) as Arc<dyn Sequences>)
+        };
+        Mix(self.parts.iter().map(part).collect())
     }
+}
 
-    /// Number of sequences in all domains.
-    pub fn len(&self) -> usize {
-        self.groups.iter().map(Vec::len).sum()
+/// The sequences of `examples`, shuffled by `rng`, source by source.
+///
+/// # Errors
+/// [`crate::error::Error::Io`] when what is too large for memory cannot be written.
+pub fn shuffled(
+    examples: &Examples,
+    rng: &mut Rng,
+    encode: impl Fn(&Example) -> Sequence + Sync,
+) -> Result<Mix> {
+    let mut parts = Vec::new();
+    for part in examples.parts() {
+        let mut out = part.examples.writer();
+        part.examples.iter().try_for_each(|example: Cow<'_, Example>| out.push(encode(&example)))?;
+        let drawn = Drawn::shuffled(out.finish()?, rng);
+        parts.push((part.weight, Arc::new(drawn) as Arc<dyn Sequences>));
     }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
+    Ok(Mix(parts))
 }

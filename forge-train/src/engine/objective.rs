@@ -5,7 +5,9 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use crate::config::{CognateConfig, DataConfig};
+use crate::data::Mix;
 use crate::data::batch::{Batch, Batcher};
+use crate::data::mix::Mixture;
 use crate::data::source::BatchSource;
 use crate::engine::prefetch::Prefetch;
 use crate::engine::split::Split;
@@ -85,15 +87,6 @@ impl LanguageModel {
     /// Replaces the batches, keeping everything else.
     pub fn set_source(&mut self, source: Arc<dyn BatchSource>) {
         self.source = Prefetch::new(source);
-    }
-
-    /// The loss of step `step` in one piece.
-    ///
-    /// # Errors
-    /// If a tensor operation fails.
-    pub fn loss(&self, network: &Network, step: u64) -> Result<Tensor> {
-        let batch = self.source.batch(step);
-        self.supervision.loss(network, &batch, self.options(network, step, 0))
     }
 }
 
@@ -206,20 +199,55 @@ impl Objective for Distillation {
     }
 }
 
-/// Batches of sequences with the sizes of the configuration.
+/// Batches of sequences with the sizes of the configuration; those of several sources in turn, by weight. A source
+/// without sequences takes no part.
+///
+/// # Errors
+/// [`Error::Usage`] for weights that cannot be mixed.
 pub fn batcher(
-    sequences: Arc<Vec<crate::data::Sequence>>,
+    mix: impl Into<Mix>,
     batch_tokens: usize,
     data: &DataConfig,
     seed: u64,
     label: &str,
-) -> Arc<dyn BatchSource> {
-    Arc::new(Batcher::new(sequences, batch_tokens, data.max_len, seed, label))
+) -> Result<Arc<dyn BatchSource>> {
+    let Mix(mut sources) = mix.into();
+    if sources.len() > 1 {
+        sources.retain(|(_, sequences)| (0..sequences.len()).any(|i| sequences.tokens(i) > 1));
+    }
+    let batches = |(at, (weight, sequences)): (usize, (u64, _))| {
+        // The first source has the label that a single one has.
+        let label = if at == 0 { label.to_owned() } else { format!("{label} source {at}") };
+        let batches = Batcher::new(sequences, batch_tokens, data.max_len, seed, &label);
+        (Arc::new(batches) as Arc<dyn BatchSource>, weight)
+    };
+    let mut batches: Vec<_> = sources.into_iter().enumerate().map(batches).collect();
+    match batches.len() {
+        1 => Ok(batches.remove(0).0),
+        _ => Ok(Arc::new(Mixture::new(batches)?)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::supervision_weight;
+    use super::*;
+    use crate::config::{Config, Preset};
+    use crate::data::{Sequence, Sequences};
+
+    /// Each batch is of one source; those without a sequence of two tokens take no part.
+    #[test]
+    fn sources_take_turns_by_weight() {
+        let source = |id: u16, weight: u64, len: usize| {
+            let sequence = Sequence { ids: vec![id; len], weights: vec![1.0; len] };
+            (weight, Arc::new(vec![sequence; 50]) as Arc<dyn Sequences>)
+        };
+        let mix = Mix(vec![source(7, 3, 9), source(8, 5, 1), source(9, 1, 9)]);
+        let data = Config::preset(Preset::Nano).data;
+        let batches = batcher(mix, 64, &data, 1, "test").unwrap();
+        let ids: Vec<u32> = (0..80).map(|step| batches.batch(step).ids[0]).collect();
+        assert!(ids.chunks(4).all(|turn| turn.iter().filter(|id| **id == 7).count() == 3), "{ids:?}");
+        assert_eq!(ids.iter().filter(|id| **id == 9).count(), 20);
+    }
 
     #[test]
     fn supervision_lists_align_at_the_last_recursion() {

@@ -31,6 +31,8 @@ impl Pools {
     /// What a shard returns, or that a thread cannot be started.
     pub fn gradients(&mut self, network: &Network, shards: Vec<Shard<'_>>) -> Result<(f32, Gradients)> {
         let total: f32 = shards.iter().map(|s| s.weight).sum();
+        // Quantised once for all shards of the step.
+        let network = &network.prepared()?;
         let side_by_side = if network.device().is_cpu() { SHARDS } else { 1 };
         let mut losses = Vec::with_capacity(shards.len());
         let mut mean: Option<Gradients> = None;

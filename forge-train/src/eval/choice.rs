@@ -76,8 +76,9 @@ pub fn choose(file: &[u8], questions: &[Question]) -> Result<Vec<[usize; 2]>> {
             sequences.push(([prefix.as_slice(), &said].concat(), prefix.len()));
         }
     }
-    let spans: Vec<Span<'_>> = sequences.iter().map(|(ids, from)| Span { ids, from: *from }).collect();
-    let mut nats = score_all(&model, &spans, None)?.into_iter();
+    let spans: Vec<Span<'_>> =
+        sequences.iter().map(|(ids, from)| Span { ids, from: *from, completion: *from }).collect();
+    let mut nats = score_all(&model, &spans, None)?.into_iter().map(|score| score.nats);
     let take = |question: &Question| {
         let nats: Vec<f64> = nats.by_ref().take(question.choices.len()).collect();
         let least = |cost: &dyn Fn(usize) -> f64| {

@@ -1,23 +1,25 @@
 //! Evaluation of an emitted file, through `forge-runtime` only: what is measured is what ships.
 //!
-//! Examples run in parallel; every figure but the speed is combined in the examples' order and does not depend on
-//! the number of threads.
+//! Sequences go through the model side by side and on all cores; every figure but the speed is combined in the examples'
+//! order and depends on neither.
 
 mod answer;
 mod choice;
 mod estimate;
+mod examples;
 mod paired;
 mod rate;
 mod runner;
 mod sample;
 mod score;
 pub mod text;
+mod together;
+mod write;
 
 use std::time::Instant;
 
+use forge_runtime::Model;
 use forge_runtime::constrain::Mode;
-use forge_runtime::{Model, Sampler};
-use rayon::prelude::*;
 use serde::Serialize;
 
 pub use answer::{answer_matches, read};
@@ -30,10 +32,11 @@ pub use sample::{SampleOptions, generate};
 pub use text::{BlockScore, TextOptions, TextReport, TextTokens, evaluate_text, score_text};
 
 use crate::data::builtin::is_persona_reply;
-use crate::data::{Completion, Example, Slice, encode};
+use crate::data::{Completion, Example, Examples, Slice, encode};
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
-use runner::{Memory, Score, Writing, failed, hold, score, write};
+use examples::{Outcome, outcomes};
+use runner::failed;
 
 /// Whether questions are thought about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,15 +109,6 @@ impl Steps {
     }
 }
 
-/// What one example gave.
-struct Outcome {
-    score: Score,
-    bytes: usize,
-    written: usize,
-    said: Option<Completion>,
-    steps: Steps,
-}
-
 /// Measures a file on examples as they stand: with their system text where they have one.
 ///
 /// Completions are generated greedily for calls, questions and persona dialogue.
@@ -149,13 +143,8 @@ pub fn evaluate_each(
     let model = Model::parse(bytes).map_err(failed)?;
     let tokenizer = Tokenizer::from_spec(model.file().tokenizer().to_spec())?;
     encode::check(&tokenizer, examples)?;
-    // Fails here rather than in each thread.
-    drop(workspace(&model)?);
     let begin = Instant::now();
-    let outcomes = examples
-        .par_iter()
-        .map_init(|| Memory::new(&model), |memory, example| run(&model, &tokenizer, memory, example, options))
-        .collect::<Result<Vec<Outcome>>>()?;
+    let outcomes = outcomes(&model, &tokenizer, examples, options)?;
     let seconds = begin.elapsed().as_secs_f64();
     let judged = examples.iter().zip(&outcomes).map(|(e, o)| verdict(e, o.said.as_ref()));
     let verdicts: Vec<Verdict> = judged.collect();
@@ -188,8 +177,8 @@ pub fn bits_per_byte(bytes: &[u8], examples: &[Example]) -> Result<f64> {
 ///
 /// # Errors
 /// As [`evaluate`].
-pub fn persona_consistency(bytes: &[u8], examples: &[Example]) -> Result<Rate> {
-    let bare: Vec<Example> = examples.iter().filter(|e| is_persona(e)).map(Example::without_system).collect();
+pub fn persona_consistency(bytes: &[u8], examples: &Examples) -> Result<Rate> {
+    let bare: Vec<Example> = examples.iter().filter(|e| is_persona(e)).map(|e| e.without_system()).collect();
     Ok(evaluate(bytes, &bare, &Options::default())?.persona_consistency)
 }
 
@@ -197,73 +186,6 @@ pub fn persona_consistency(bytes: &[u8], examples: &[Example]) -> Result<Rate> {
 fn is_persona(example: &Example) -> bool {
     example.slice == Slice::Dialogue
         && matches!(&example.completion, Completion::Text(text) if is_persona_reply(text))
-}
-
-fn run(
-    model: &Model<'_>,
-    tokenizer: &Tokenizer,
-    memory: &mut Memory,
-    example: &Example,
-    options: &Options,
-) -> Result<Outcome> {
-    let skip = options.thoughts == Thoughts::Skipped;
-    let plain = if skip { Some(example.without_thought()) } else { None };
-    let example = plain.as_ref().unwrap_or(example);
-    let prefix = encode::prefix(tokenizer, example);
-    let right = encode::completion(tokenizer, example);
-    let ids = [prefix.as_slice(), &right].concat();
-    let sys = tokenizer.control("<sys>");
-    let scored = prefix.iter().position(|id| *id == sys).map_or(1, |at| at + 1);
-    let score = score(model, memory, &ids, scored, prefix.len())?;
-    let mut outcome = Outcome {
-        score,
-        bytes: example.prompt.len() + example.completion.canonical().len(),
-        written: 0,
-        said: None,
-        steps: Steps::default(),
-    };
-    let checkable = matches!(example.completion, Completion::Tool { .. })
-        || example.answer().is_some()
-        || is_persona(example);
-    if options.generate && checkable {
-        let said = match options.constrained {
-            Some(mode) => {
-                let (said, counts) = hold(model, memory, &prefix, mode, options.max_tokens)?;
-                outcome.steps = Steps { passes: counts.passes, forced: counts.forced };
-                outcome.written = prefix.len() + said.len();
-                said
-            }
-            None => say(model, tokenizer, memory, [&prefix, &right], options, &mut outcome)?,
-        };
-        outcome.said = Some(read(&tokenizer.runtime(), &said));
-    }
-    Ok(outcome)
-}
-
-/// What the model writes after a prefix. The likeliest tokens have been seen up to the first that is not the right
-/// completion's; generation would give the same ones again.
-fn say(
-    model: &Model<'_>,
-    tokenizer: &Tokenizer,
-    memory: &mut Memory,
-    [prefix, right]: [&[u16]; 2],
-    options: &Options,
-    outcome: &mut Outcome,
-) -> Result<Vec<u16>> {
-    let agreed = &right[..outcome.score.agreed];
-    if agreed.len() == right.len() {
-        return Ok(right.to_vec());
-    }
-    let kept = [prefix, agreed].concat();
-    let how = Writing {
-        sampler: Sampler::greedy(),
-        max_tokens: options.max_tokens.saturating_sub(agreed.len()),
-        stops: &[tokenizer.control("<eos>")],
-        banned: (options.thoughts == Thoughts::Skipped).then(|| tokenizer.control("<think>")),
-    };
-    let rest = write(model, memory, &kept, how)?;
-    outcome.written = kept.len() + rest.len();
-    Ok([agreed, &rest].concat())
 }
 
 fn report(

@@ -2,9 +2,9 @@
 
 use forge_formats::tokenizer::SpecialKind;
 use forge_runtime::{Model, Sampler};
-use rayon::prelude::*;
 
-use super::runner::{Memory, Writing, failed, workspace, write};
+use super::runner::failed;
+use super::write::{Writing, write_all};
 use crate::error::Result;
 use crate::rng::Rng;
 
@@ -28,23 +28,26 @@ impl SampleOptions {
     }
 }
 
-/// Completes every prompt (token ids from `<bos>` on) with the model in `bytes`, through the runtime and in
-/// parallel. A completion holds the new tokens only, and ends with `<eos>` or the stop token unless it was cut.
+/// Completes every prompt (token ids from `<bos>` on) with the model in `bytes`, through the runtime,
+/// side by side and on all cores. A completion holds the new tokens only, and ends with `<eos>` or the stop token unless it was cut.
 ///
 /// # Errors
 /// [`crate::error::Error::Format`] for a file that is not a model, [`crate::error::Error::Usage`] for ids outside its
 /// vocabulary.
 pub fn generate(bytes: &[u8], prompts: &[Vec<u16>], options: &SampleOptions) -> Result<Vec<Vec<u16>>> {
     let model = Model::parse(bytes).map_err(failed)?;
-    // Fails here rather than in each thread.
-    drop(workspace(&model)?);
     let end = model.tokenizer().special(SpecialKind::Control, "<eos>");
     let stops: Vec<u16> = end.into_iter().chain(options.stop).collect();
-    let complete = |memory: &mut Memory, (index, prompt): (usize, &Vec<u16>)| {
+    let writing = prompts.iter().enumerate().map(|(index, prefix)| {
         let seed = Rng::at_step(options.seed, "sample", index as u64).next_u64();
-        let sampler = Sampler::new(options.temperature, seed);
-        let how = Writing { sampler, max_tokens: options.max_tokens, stops: &stops, banned: None };
-        write(&model, memory, prompt, how)
-    };
-    prompts.par_iter().enumerate().map_init(|| Memory::new(&model), complete).collect()
+        Writing {
+            prefix,
+            sampler: Sampler::new(options.temperature, seed),
+            max_tokens: options.max_tokens,
+            stops: &stops,
+            banned: None,
+            written: Vec::new(),
+        }
+    });
+    write_all(&model, writing.collect())
 }

@@ -1,81 +1,88 @@
-//! Likelihood of many token sequences at once: side by side in a batch, batches on all cores.
+//! The likelihood of given tokens.
 
-use forge_runtime::{Batch, Model, Options, Prepared, Workspace};
-use rayon::prelude::*;
+use forge_runtime::Model;
+use forge_runtime::sampler::argmax;
 
-use super::runner::{MOST_MEMORY, failed, surprise, workspace};
+use super::together::{Job, run_all};
 use crate::error::Result;
 
-/// Sequences that go through the model together, unless there is too little memory or work for so many. Weights are
-/// read once for all of them.
-const TOGETHER: usize = 32;
-/// Tokens of one sequence read together where no logits are needed.
-const BLOCK: usize = 32;
-
-/// A sequence of tokens, read from an empty state, of which the end is scored.
+/// A sequence of tokens of which the end is scored.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span<'t> {
     /// The tokens.
     pub(super) ids: &'t [u16],
     /// The first one that is scored: at least 1, because nothing predicts the first.
     pub(super) from: usize,
+    /// The first one that is compared with what the model would write.
+    pub(super) completion: usize,
 }
 
-/// The negative log-likelihood in nats of the scored tokens of each span. `together` says how many go through the model
-/// side by side; it changes no bit of any figure, nor does the number of threads.
-pub(super) fn score_all(model: &Model<'_>, spans: &[Span<'_>], together: Option<usize>) -> Result<Vec<f64>> {
-    // Fails here rather than in each thread.
-    drop(workspace(model)?);
-    let mut panels = Workspace::of(model.prepared_bytes());
-    let prepared = panels.prepare(model).map_err(failed)?;
-    let together = together.unwrap_or_else(|| side_by_side(model, prepared, spans.len()));
-    let options = options(prepared, together);
-    let memory = model.batch_workspace(&options, together);
-    let groups: Vec<&[Span<'_>]> = spans.chunks(together).collect();
-    let scores = groups
-        .par_iter()
-        .map_init(|| Workspace::of(memory), |memory, group| score(model, &options, memory, group))
-        .collect::<Result<Vec<Vec<f64>>>>()?;
-    Ok(scores.concat())
+/// What reading a sequence gave.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Score {
+    /// Negative log-likelihood in nats of the scored tokens.
+    pub(super) nats: f64,
+    /// How many tokens of the completion the model would have written itself, from its first on.
+    pub(super) agreed: usize,
+    /// Recursions of all tokens read.
+    pub(super) recursions: u64,
+    /// Tokens read: all but the last.
+    pub(super) tokens: u64,
 }
 
-fn options(prepared: Prepared<'_>, together: usize) -> Options<'_> {
-    Options::default().prepared(prepared).block(BLOCK.max(together))
-}
-
-/// As many sequences as go well together: every thread gets some, and all of them fit into memory.
-fn side_by_side(model: &Model<'_>, prepared: Prepared<'_>, spans: usize) -> usize {
-    let threads = rayon::current_num_threads();
-    let mut together = spans.div_ceil(threads).clamp(1, TOGETHER);
-    while together > 1
-        && model.batch_workspace(&options(prepared, together), together) > MOST_MEMORY / threads
-    {
-        together /= 2;
-    }
-    together
-}
-
-/// One group, a token of each sequence at a time.
-fn score(
+/// The score of each span. `together` is as in [`run_all`].
+pub(super) fn score_all(
     model: &Model<'_>,
-    options: &Options<'_>,
-    memory: &mut Workspace,
-    group: &[Span<'_>],
-) -> Result<Vec<f64>> {
-    let mut batch = Batch::new(model, options, group.len(), memory.bytes()).map_err(failed)?;
-    for (sequence, span) in group.iter().enumerate() {
-        batch.prefill(sequence, &span.ids[..span.from - 1]).map_err(failed)?;
+    spans: &[Span<'_>],
+    together: Option<usize>,
+) -> Result<Vec<Score>> {
+    let mut jobs: Vec<Scoring<'_>> = spans.iter().map(|span| Scoring::new(*span)).collect();
+    run_all(model, &mut jobs, together)?;
+    Ok(jobs.into_iter().map(|job| job.score).collect())
+}
+
+struct Scoring<'t> {
+    span: Span<'t>,
+    /// Tokens that the next read ends before.
+    read: usize,
+    /// Whether the model has agreed with all of the completion so far.
+    agrees: bool,
+    score: Score,
+}
+
+impl<'t> Scoring<'t> {
+    fn new(span: Span<'t>) -> Self {
+        Self { span, read: span.from, agrees: true, score: Score::default() }
     }
-    let mut nats = vec![0.0; group.len()];
-    let longest = group.iter().map(|span| span.ids.len() - span.from).max().unwrap_or(0);
-    for i in 0..longest {
-        let going = group.iter().enumerate().filter(|(_, span)| span.from + i < span.ids.len());
-        let next: Vec<(usize, u16)> = going.map(|(s, span)| (s, span.ids[span.from + i - 1])).collect();
-        batch.step(&next).map_err(failed)?;
-        for (sequence, _) in next {
-            let span = &group[sequence];
-            nats[sequence] += surprise(batch.logits_mut(sequence), span.ids[span.from + i]);
+}
+
+impl Job for Scoring<'_> {
+    fn unread(&self) -> &[u16] {
+        // Nothing is behind the last.
+        let more = self.read < self.span.ids.len();
+        if more { &self.span.ids[self.score.tokens as usize..self.read] } else { &[] }
+    }
+
+    fn see(&mut self, logits: &mut [f32], recursions: u64) -> Result<()> {
+        let right = self.span.ids[self.read];
+        self.score.nats += surprise(logits, right);
+        if self.agrees && self.read >= self.span.completion {
+            self.agrees = argmax(logits) == right;
+            self.score.agreed += usize::from(self.agrees);
         }
+        self.score.recursions += recursions;
+        self.score.tokens = self.read as u64;
+        self.read += 1;
+        Ok(())
     }
-    Ok(nats)
+}
+
+/// `−ln softmax(logits)[token]`, in f64.
+pub(super) fn surprise(logits: &[f32], token: u16) -> f64 {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|l| f64::from(l - largest).exp()).sum();
+    match logits.get(usize::from(token)) {
+        Some(logit) => sum.ln() - f64::from(logit - largest),
+        None => f64::INFINITY,
+    }
 }

@@ -1,11 +1,12 @@
 use forge_formats::codec::encode::Simple;
 use forge_formats::config::{Activation, CacheKind, ModelConfig};
+use forge_formats::tools::ValueSpec;
 use forge_formats::write::Writer;
 use forge_formats::{File, Role};
 use forge_runtime::testing::random_model;
 
 use super::*;
-use crate::data::TOOL_SYSTEM;
+use crate::data::{SlotSchema, TOOL_SYSTEM, ToolSchema, schema};
 
 fn config() -> ModelConfig {
     ModelConfig {
@@ -34,6 +35,20 @@ fn config() -> ModelConfig {
 
 pub(super) fn model() -> Vec<u8> {
     random_model(&config(), 3, Simple::Ternary2b)
+}
+
+/// The same with a table of its tool: one slot of a few values, one of whole numbers.
+pub(super) fn model_with_tools() -> Vec<u8> {
+    let slot = |name: &str, value| SlotSchema { name: name.into(), required: true, repeatable: false, value };
+    let rooms = ["bedroom", "bathroom", "hall"].map(String::from);
+    let slots = vec![
+        slot("room", ValueSpec::Choice(rooms.into())),
+        slot("level", ValueSpec::Integer { min: 0, max: 100 }),
+    ];
+    let tools = [ToolSchema { name: "set_light".into(), slots }];
+    let bytes = model();
+    let table = schema::to_bytes(&tools, &tokenizer(&bytes)).unwrap().unwrap();
+    Writer::from_file(&File::parse(&bytes).unwrap()).tools(table).finish().unwrap()
 }
 
 pub(super) fn tokenizer(bytes: &[u8]) -> Tokenizer {

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::estimate::Estimate;
 use super::runner::failed;
-use super::score::{Span, score_all};
+use super::score::{Score, Span, score_all};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -119,15 +119,18 @@ pub fn score_text(file: &[u8], text: &TextTokens, options: &TextOptions) -> Resu
     let windows = windows(text.ids.len(), options)?;
     let spans: Vec<Span<'_>> = windows
         .iter()
-        .map(|[start, from, end]| Span { ids: &text.ids[*start..*end], from: from - start })
+        .map(|[start, from, end]| {
+            let ids = &text.ids[*start..*end];
+            Span { ids, from: from - start, completion: ids.len() }
+        })
         .collect();
-    let nats = score_all(&model, &spans, options.together)?;
-    let block = |([_, from, end], nats): (&[usize; 3], f64)| {
+    let scores = score_all(&model, &spans, options.together)?;
+    let block = |([_, from, end], score): (&[usize; 3], Score)| {
         let sizes = &text.sizes[*from..*end];
         let sum = |part: usize| sizes.iter().map(|size| usize::from(size[part])).sum();
-        BlockScore { nats, tokens: end - from, bytes: sum(0), characters: sum(1) }
+        BlockScore { nats: score.nats, tokens: end - from, bytes: sum(0), characters: sum(1) }
     };
-    Ok(windows.iter().zip(nats).map(block).collect())
+    Ok(windows.iter().zip(scores).map(block).collect())
 }
 
 /// Windows as `[first token read, first token scored, end]`. What they score is the text but its first token, each once.

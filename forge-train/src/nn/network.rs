@@ -72,6 +72,8 @@ pub struct Network {
     sink: Option<Arc<Sink>>,
     recompute: Option<Recomputation>,
     peaks: Option<Arc<LogitPeaks>>,
+    /// The forms of all matrices, where passes share them.
+    forms: Option<Arc<BTreeMap<Key, Form>>>,
 }
 
 impl Network {
@@ -106,6 +108,7 @@ impl Network {
             sink: None,
             recompute: None,
             peaks: None,
+            forms: None,
         })
     }
 
@@ -131,12 +134,14 @@ impl Network {
 
     /// Changes the precision of the following forward passes.
     pub fn set_precision(&mut self, precision: Precision) {
+        self.forms = None;
         self.precision = precision;
     }
 
     /// Whether gradients pass straight through the rounding (the default), or rounding has gradient zero: the
     /// control that shows what the straight-through estimator contributes.
     pub fn set_straight_through(&mut self, on: bool) {
+        self.forms = None;
         self.straight_through = on;
     }
 
@@ -145,6 +150,7 @@ impl Network {
     /// # Errors
     /// If the processor does not have them.
     pub fn set_products(&mut self, products: Products) -> Result<()> {
+        self.forms = None;
         self.products = if self.device.is_cpu() { products.here()? } else { Multiplier::default() };
         Ok(())
     }
@@ -171,6 +177,18 @@ impl Network {
     pub fn for_backward(&self) -> Self {
         let recompute = self.recompute.as_ref().map(|_| Recomputation::default());
         Self { sink: Some(Arc::default()), recompute, ..self.clone() }
+    }
+
+    /// A view of the parameters as they are now, whose passes share one quantised form of each matrix instead of making
+    /// their own: the values are the same, memory and time are those of one pass. Later updates of the parameters are
+    /// not seen in what is quantised, so it is for one step, or for parameters that stay as they are.
+    ///
+    /// # Errors
+    /// If a matrix cannot be read.
+    pub fn prepared(&self) -> Result<Self> {
+        let forms = self.vars.keys().map(|&(role, layer)| Ok(((role, layer), self.make_form(role, layer)?)));
+        let forms = forms.collect::<Result<BTreeMap<Key, Form>>>()?;
+        Ok(Self { forms: Some(Arc::new(forms)), ..self.clone() })
     }
 
     /// Gradients of `loss` with respect to all parameters.
@@ -295,6 +313,13 @@ impl Network {
 
     /// The form in which a matrix is multiplied under the current precision.
     pub(super) fn form(&self, role: Role, layer: u32) -> Result<Form> {
+        match self.forms.as_ref().and_then(|forms| forms.get(&(role, layer))) {
+            Some(form) => Ok(form.clone()),
+            None => self.make_form(role, layer),
+        }
+    }
+
+    fn make_form(&self, role: Role, layer: u32) -> Result<Form> {
         let grid = match (role.kind(), self.precision) {
             (RoleKind::Projection, Precision { projections: Projections::Ternary { lambda }, .. }) => {
                 Some((Grid::Ternary, lambda))

@@ -3,27 +3,29 @@
 //! prompted model. A-cycles bake the tools, B-cycles the persona; the best cycle is kept.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use crate::data::{Example, Sequence, Slice, System, encode};
+use crate::data::{Completion, Example, Examples, Mix, Sequence, Slice, encode};
 use crate::engine::emit::{emit, ternary_int8};
+use crate::engine::mixture::shuffled;
 use crate::engine::objective::{LanguageModel, batch_ids, batcher};
 use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard, Stage, train};
 use crate::error::Result;
 use crate::eval::{self, EvalReport, SampleOptions};
 use crate::nn::{ForwardOptions, Network, Precision, loss};
-use crate::phases::common::{self, Prompting};
+use crate::phases::common::{self, Prompting, encoding};
 use crate::pipeline::{Gate, Phase, PhaseContext, PhaseId, PhaseOutput};
 use crate::rng::Rng;
 use crate::weights::Weights;
 
 /// Trajectories a step trains on.
 pub const BATCH: usize = 64;
-/// Trajectories held out to measure the divergence.
+/// Trajectories held out to measure the divergence, at most half of them.
 const PROBE: usize = 64;
+/// Of them, those that are computed at once.
+const PROBE_ROWS: usize = 8;
 
 /// The phase.
 pub struct Baking;
@@ -61,8 +63,8 @@ impl Phase for Baking {
 
     fn run(&self, ctx: &PhaseContext<'_>) -> Result<PhaseOutput> {
         let start = common::latent(ctx, PhaseId::Baking)?;
-        let tools = prompted_examples(ctx, Slice::Tool);
-        let personas = prompted_examples(ctx, Slice::Dialogue);
+        let tools = prompted_examples(ctx, Slice::Tool)?;
+        let personas = prompted_examples(ctx, Slice::Dialogue)?;
         let mut best = candidate(ctx, start.clone(), 0)?;
         let unbaked_persona = best.persona;
         let reference = retained_bits(ctx, &start)?;
@@ -77,6 +79,11 @@ impl Phase for Baking {
             let bake_tools = personas.is_empty() || (cycle % 2 == 1 && !tools.is_empty());
             let sources = if bake_tools { &tools } else { &personas };
             let fresh = sample(ctx, &start, sources, cycle)?;
+            if fresh.len() < 2 {
+                // One to measure on and one to learn from. A cycle without measures never passes the gate.
+                ctx.progress.note(&format!("cycle {cycle}: the model ended none of its samples"));
+                continue;
+            }
             let (baked, before, after) = bake(ctx, &start, &weights, &fresh, &pool, cycle)?;
             metrics.insert(format!("cycle{cycle}.kl_before"), before);
             metrics.insert(format!("cycle{cycle}.kl_after"), after);
@@ -96,11 +103,11 @@ impl Phase for Baking {
 }
 
 /// Training examples of a slice that carry a system text.
-fn prompted_examples(ctx: &PhaseContext<'_>, slice: Slice) -> Vec<Example> {
+fn prompted_examples(ctx: &PhaseContext<'_>, slice: Slice) -> Result<Examples> {
     let train = &ctx.data.dataset.train;
     match slice {
-        Slice::Tool => ctx.data.dataset.tool_calls(train, System::With),
-        _ => train.iter().filter(|e| e.slice == slice && e.system.is_some()).cloned().collect(),
+        Slice::Tool => train.filter(|e| matches!(e.completion, Completion::Tool { .. })),
+        _ => train.filter(|e| e.slice == slice && e.system.is_some()),
     }
 }
 
@@ -127,7 +134,7 @@ fn retained_bits(ctx: &PhaseContext<'_>, weights: &Weights) -> Result<f64> {
 fn sample(
     ctx: &PhaseContext<'_>,
     weights: &Weights,
-    sources: &[Example],
+    sources: &Examples,
     cycle: u32,
 ) -> Result<Vec<Trajectory>> {
     let cfg = &ctx.config.phase6;
@@ -135,7 +142,7 @@ fn sample(
     let card = common::card(ctx, PhaseId::Baking, serde_json::json!({}));
     let bytes = emit(weights, tokenizer, &card, &ternary_int8)?;
     let mut rng = Rng::new(ctx.seed, &["phase6", "trajectories", &cycle.to_string()]);
-    let chosen: Vec<&Example> = (0..cfg.trajectories).map(|_| rng.pick(sources)).collect();
+    let chosen: Vec<_> = (0..cfg.trajectories).map(|_| sources.get(rng.below(sources.len()))).collect();
     let prompted: Vec<Vec<u16>> = chosen.iter().map(|e| encode::prefix(tokenizer, e)).collect();
     let options = SampleOptions {
         max_tokens: ctx.config.data.max_len / 2,
@@ -168,14 +175,14 @@ fn bake(
 ) -> Result<(Weights, f64, f64)> {
     let cfg = &ctx.config.phase6;
     let precision = Precision::TERNARY;
-    let teacher = Network::new(teacher, precision, ctx.device)?;
-    let probe = &fresh[..PROBE.min(fresh.len())];
+    let teacher = Network::new(teacher, precision, ctx.device)?.detached().prepared()?;
+    let probe = &fresh[..PROBE.min(fresh.len() / 2)];
     let before = divergence(ctx, &teacher, &Network::new(student, precision, ctx.device)?, probe)?;
     let name = format!("cycle{cycle}");
-    let replay = replay_sequences(ctx, cycle);
+    let replay = replay_sequences(ctx, cycle)?;
     let label = format!("phase6.replay{cycle}");
     let tokens = (cfg.train.batch_tokens as f32 * cfg.replay) as usize;
-    let batches = batcher(replay, tokens.max(256), &ctx.config.data, ctx.seed, &label);
+    let batches = batcher(replay, tokens.max(256), &ctx.config.data, ctx.seed, &label)?;
     let mut objective = BakeObjective {
         ctx,
         teacher,
@@ -192,21 +199,13 @@ fn bake(
 }
 
 /// Training data that baking does not contradict: everything but commands and dialogues without a system text.
-fn replay_sequences(ctx: &PhaseContext<'_>, cycle: u32) -> Arc<Vec<Sequence>> {
+fn replay_sequences(ctx: &PhaseContext<'_>, cycle: u32) -> Result<Mix> {
     let mut rng = Rng::new(ctx.seed, &["phase6", "replay", &cycle.to_string()]);
     let thoughts = ctx.inputs.get(&PhaseId::QuietStar).is_some_and(|q| q.gate.fallback.is_none());
-    let weight = ctx.config.data.prompt_weight;
-    let mut sequences: Vec<Sequence> = ctx
-        .data
-        .dataset
-        .train
-        .iter()
-        .filter(|e| e.system.is_some() || matches!(e.slice, Slice::Arithmetic | Slice::Prose))
-        .map(|e| if thoughts { e.clone() } else { e.without_thought() })
-        .map(|e| encode::encode(&ctx.data.tokenizer, &e, weight))
-        .collect();
-    rng.shuffle(&mut sequences);
-    Arc::new(sequences)
+    let kept = |e: &Example| e.system.is_some() || matches!(e.slice, Slice::Arithmetic | Slice::Prose);
+    let replayed = ctx.data.dataset.train.filter(kept)?;
+    let encoding = encoding(&ctx.data.tokenizer, ctx.config.data.prompt_weight, thoughts);
+    shuffled(&replayed, &mut rng, encoding)
 }
 
 /// KL from the prompted teacher to the bare student on completions, plus replayed data.
@@ -256,25 +255,25 @@ impl Objective for BakeObjective<'_> {
     }
 }
 
-/// Mean divergence in nats per completion token, without training.
+/// Mean divergence in nats per completion token, without training and without a graph, a few rows at a time.
 fn divergence(
     ctx: &PhaseContext<'_>,
     teacher: &Network,
     student: &Network,
     probe: &[Trajectory],
 ) -> Result<f64> {
-    if probe.is_empty() {
-        return Ok(0.0);
+    let pad = ctx.data.tokenizer.control("<pad>");
+    let options = ForwardOptions { halting: true, ..Default::default() };
+    let student = student.detached().prepared()?;
+    let (mut nats, mut tokens) = (0.0, 0);
+    for rows in probe.chunks(PROBE_ROWS) {
+        let rows: Vec<&Trajectory> = rows.iter().collect();
+        let kl = f64::from(baking_loss(pad, teacher, &student, &rows, options)?.to_scalar::<f32>()?);
+        let completions: usize = rows.iter().map(|row| row.completion).sum();
+        nats += kl * completions as f64;
+        tokens += completions;
     }
-    let probe: Vec<&Trajectory> = probe.iter().collect();
-    let kl = baking_loss(
-        ctx.data.tokenizer.control("<pad>"),
-        teacher,
-        student,
-        &probe,
-        ForwardOptions { halting: true, ..Default::default() },
-    )?;
-    Ok(f64::from(kl.to_scalar::<f32>()?))
+    Ok(nats / tokens.max(1) as f64)
 }
 
 /// `KL(P_teacher(·|system, x, y_<t) ‖ P_student(·|x, y_<t))`, mean over all completion tokens.

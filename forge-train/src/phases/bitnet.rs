@@ -111,5 +111,5 @@ fn calibration_json(moments: &BTreeMap<Key, Matrix>) -> Vec<u8> {
 /// Training sequences that activations are observed on.
 fn calibration_sequences(ctx: &PhaseContext<'_>) -> Vec<Sequence> {
     let examples = ctx.data.dataset.train.iter().take(ctx.config.phase4.calibration_examples);
-    examples.map(|e| encode::encode(&ctx.data.tokenizer, e, 1.0)).collect()
+    examples.map(|e| encode::encode(&ctx.data.tokenizer, &e, 1.0)).collect()
 }

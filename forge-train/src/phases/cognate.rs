@@ -13,7 +13,7 @@ use crate::engine::trainer::{Stage, Trained, train};
 use crate::error::Result;
 use crate::eval;
 use crate::nn::Precision;
-use crate::phases::common::{self, Prompting};
+use crate::phases::common::{self, Prompting, encoding};
 use crate::pipeline::{ArtifactKind, Gate, Phase, PhaseContext, PhaseId, PhaseOutput};
 use crate::weights::Weights;
 
@@ -36,12 +36,10 @@ impl Phase for Cognate {
         let cfg = &ctx.config.phase1;
         let data = &ctx.config.data;
         let domains = Domains::new(
-            &ctx.data.tokenizer,
             &ctx.data.dataset,
             &ctx.data.dataset.train,
-            data.prompt_weight,
-            false,
-        );
+            encoding(&ctx.data.tokenizer, data.prompt_weight, false),
+        )?;
         let config = ctx.config.model_config(ctx.data.tokenizer.vocab());
         let start = Weights::init(&config, ctx.seed);
         let trunk = self.stage(ctx, TRUNK, &cfg.trunk, &start, &domains, TRUNK_SHARES, ctx.seed)?;
@@ -75,8 +73,8 @@ impl Cognate {
         shares: [f32; 3],
         seed: u64,
     ) -> Result<Trained> {
-        let sequences = domains.mix(shares, domains.len(), seed, name);
-        let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, seed, name);
+        let sequences = domains.mix(shares, seed, name);
+        let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, seed, name)?;
         let mut objective =
             LanguageModel::new(batches, &ctx.config.phase1).with_dropout(config.dropout, seed);
         if name == TRUNK {
@@ -155,7 +153,7 @@ fn slice_table(ctx: &PhaseContext<'_>, branches: &[Weights]) -> Result<Vec<[f64;
     let valid = &ctx.data.dataset.valid;
     let mut slices: [Vec<_>; 3] = Default::default();
     for (i, example) in valid.iter().enumerate() {
-        let slice = &mut slices[domain_of(example, i, valid.len(), single) as usize];
+        let slice = &mut slices[domain_of(&example, i, valid.len(), single) as usize];
         if slice.len() < ctx.config.data.eval_examples {
             slice.push(example.without_thought());
         }

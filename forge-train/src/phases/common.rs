@@ -1,14 +1,16 @@
 //! What every phase does with its result: emit the file, measure it through the runtime, record it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use crate::data::{Example, Slice, System};
+use crate::data::{Example, Sequence, Slice, System, encode};
 use crate::engine::emit::{Card, CodecPlan, emit};
 use crate::error::{Error, Result};
 use crate::eval::{self, EvalReport};
 use crate::pipeline::{ArtifactKind, ArtifactRef, PhaseContext, PhaseId};
+use crate::tokenizer::Tokenizer;
 use crate::weights::Weights;
 
 /// Whether tool examples are asked with the system text that phases 1 to 5 train on, or, once phase 6 has baked
@@ -59,6 +61,18 @@ pub fn card(ctx: &PhaseContext<'_>, phase: PhaseId, eval: serde_json::Value) -> 
     }
 }
 
+/// How examples are encoded for training, with their traces or without.
+pub fn encoding(
+    tokenizer: &Tokenizer,
+    prompt_weight: f32,
+    thoughts: bool,
+) -> impl Fn(&Example) -> Sequence + Sync + use<'_> {
+    move |example| match thoughts {
+        true => encode::encode(tokenizer, example, prompt_weight),
+        false => encode::encode(tokenizer, &example.without_thought(), prompt_weight),
+    }
+}
+
 /// The held-out examples of a slice that decisions are measured on, at most `data.eval_examples`.
 pub fn held_out(ctx: &PhaseContext<'_>, prompting: Prompting) -> Vec<Example> {
     let limit = ctx.config.data.eval_examples;
@@ -68,9 +82,9 @@ pub fn held_out(ctx: &PhaseContext<'_>, prompting: Prompting) -> Vec<Example> {
     };
     let tools = ctx.data.dataset.tool_calls(&ctx.data.dataset.valid, system);
     let others = ctx.data.dataset.valid.iter().filter(|e| e.slice != Slice::Tool);
-    let mut chosen: Vec<Example> = tools.into_iter().take(limit).collect();
+    let mut chosen: Vec<Example> = tools.take(limit).collect();
     for slice in [Slice::Arithmetic, Slice::Dialogue, Slice::Prose] {
-        chosen.extend(others.clone().filter(|e| e.slice == slice).take(limit / 2).cloned());
+        chosen.extend(others.clone().filter(|e| e.slice == slice).take(limit / 2).map(Cow::into_owned));
     }
     chosen
 }

@@ -1,11 +1,11 @@
 //! The curriculum of phase 5: ten levels of worked problems, entered where the model is already competent and
 //! climbed as fast as it masters them.
 
-use std::sync::Arc;
-
-use crate::data::{Example, Sequence};
+use crate::data::{Example, Examples, Mix};
 use crate::engine::mixture::Domains;
+use crate::error::Result;
 use crate::eval::Rate;
+use crate::phases::common::encoding;
 use crate::pipeline::PhaseContext;
 
 /// Highest level.
@@ -40,21 +40,27 @@ impl Curriculum {
 }
 
 /// The mixture of a level: worked problems up to that level, the newest level twice, beside all other data.
+///
+/// # Errors
+/// [`crate::error::Error::Io`] when what is too large for memory cannot be written.
 pub fn level_sequences(
     ctx: &PhaseContext<'_>,
-    examples: &[Example],
+    examples: &Examples,
     level: u8,
     shares: [f32; 3],
     thoughts: bool,
-) -> Arc<Vec<Sequence>> {
-    let open: Vec<Example> = examples
-        .iter()
-        .filter(|e| e.level <= level)
-        .flat_map(|e| std::iter::repeat_n(e.clone(), if e.level == level && level > 0 { 2 } else { 1 }))
-        .collect();
-    let data = &ctx.config.data;
-    let domains = Domains::new(&ctx.data.tokenizer, &ctx.data.dataset, &open, data.prompt_weight, thoughts);
-    domains.mix(shares, domains.len(), ctx.seed, &format!("level{level}"))
+) -> Result<Mix> {
+    let times = |e: &Example| match e.level {
+        newest if newest == level && level > 0 => 2,
+        earlier => usize::from(earlier <= level),
+    };
+    let open = examples.flat_map(|e| {
+        let times = times(&e);
+        std::iter::repeat_n(e.into_owned(), times)
+    })?;
+    let encoding = encoding(&ctx.data.tokenizer, ctx.config.data.prompt_weight, thoughts);
+    let domains = Domains::new(&ctx.data.dataset, &open, encoding)?;
+    Ok(domains.mix(shares, ctx.seed, &format!("level{level}")))
 }
 
 #[cfg(test)]

@@ -4,21 +4,23 @@
 //! Two controls keep it honest: the file of phase 4 (post-training quantisation alone), and a short run in which
 //! the estimator is left out, so that the quantiser's true derivative (zero) reaches the projections.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::Tensor;
 use forge_formats::role::RoleKind;
 
 use crate::config::TrainConfig;
 use crate::data::{BatchSource, Example, Slice};
 use crate::engine::emit::{Card, emit, ternary_int8};
 use crate::engine::objective::{LanguageModel, batcher};
+use crate::engine::shards::Pools;
 use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard, Stage, train};
 use crate::error::Result;
 use crate::eval::{self, Rate};
 use crate::nn::{Network, Precision};
+use crate::optim::Gradients;
 use crate::phases::common::{self, Prompting};
 use crate::phases::curriculum::{Curriculum, LEVELS, level_sequences};
 use crate::pipeline::{Gate, Phase, PhaseContext, PhaseId, PhaseOutput};
@@ -42,7 +44,7 @@ impl Phase for Forge {
         let cfg = &ctx.config.phase5;
         let thoughts = ctx.inputs.get(&PhaseId::QuietStar).is_some_and(|q| q.gate.fallback.is_none());
         let mut objective = CurriculumObjective::new(ctx, &start, thoughts)?;
-        let smallest = smallest_gradient(ctx, &start, &objective.inner)?;
+        let smallest = smallest_gradient(ctx, &start, &mut objective.inner)?;
         let stage = Stage {
             name: "quantisation_aware",
             train: &cfg.train,
@@ -84,32 +86,31 @@ impl Phase for Forge {
     }
 }
 
-/// The smallest gradient norm over the ternary layers at the start, with quantisation fully on.
-fn smallest_gradient(ctx: &PhaseContext<'_>, weights: &Weights, objective: &LanguageModel) -> Result<f64> {
-    let network = Network::new(weights, Precision::TERNARY, ctx.device)?;
-    let loss = objective.loss(&network, 0)?;
-    let norms = projection_gradient_norms(&network, &loss)?;
+/// The smallest gradient norm over the ternary layers at the start, with quantisation fully on. The batch is computed
+/// in the parts and with the recomputation that training is set to, so that it needs no more memory than a step.
+fn smallest_gradient(
+    ctx: &PhaseContext<'_>,
+    weights: &Weights,
+    objective: &mut LanguageModel,
+) -> Result<f64> {
+    let train = &ctx.config.phase5.train;
+    let mut network = Network::new(weights, Precision::TERNARY, ctx.device)?;
+    network.set_recompute(train.recompute);
+    let shards = objective.shards(&network, 0, Split::of(train, ctx.device))?;
+    let (_, grads) = Pools::default().gradients(&network, shards)?;
+    let norms = projection_gradient_norms(&network, &grads)?;
     ctx.progress.note(&format!("{} ternary layers receive a gradient", norms.len()));
     Ok(norms.values().copied().fold(f64::INFINITY, f64::min))
 }
 
-/// Gradient norm of every ternary layer; 0 where no gradient arrives at all.
+/// Norm of the gradient of every ternary layer; 0 where no gradient arrives at all.
 ///
 /// # Errors
-/// If the backward pass fails.
-pub fn projection_gradient_norms(network: &Network, loss: &Tensor) -> Result<BTreeMap<Key, f64>> {
-    let grads = loss.backward()?;
-    let mut norms = BTreeMap::new();
-    for (key, var) in network.vars() {
-        if key.0.kind() == RoleKind::Projection {
-            let norm = match grads.get(var) {
-                Some(g) => f64::from(g.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt(),
-                None => 0.0,
-            };
-            norms.insert(*key, norm);
-        }
-    }
-    Ok(norms)
+/// If a device cannot be read.
+pub fn projection_gradient_norms(network: &Network, grads: &Gradients) -> Result<BTreeMap<Key, f64>> {
+    let norms = grads.norms()?;
+    let projections = network.vars().keys().filter(|key| key.0.kind() == RoleKind::Projection);
+    Ok(projections.map(|key| (*key, norms.get(key).copied().unwrap_or(0.0))).collect())
 }
 
 /// Final losses of two equally short runs from the same start, quantisation fully on.
@@ -125,8 +126,8 @@ fn no_ste_control(ctx: &PhaseContext<'_>, start: &Weights, thoughts: bool) -> Re
     }
     let config = TrainConfig { steps: cfg.control_steps, warmup: cfg.control_steps / 4, ..cfg.train.clone() };
     let run = |name: &str, frozen: &dyn Fn(Key) -> bool| -> Result<f64> {
-        let sequences = level_sequences(ctx, &ctx.data.dataset.train, 1, SHARES, thoughts);
-        let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, ctx.seed, "control");
+        let sequences = level_sequences(ctx, &ctx.data.dataset.train, 1, SHARES, thoughts)?;
+        let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, ctx.seed, "control")?;
         let mut objective =
             LanguageModel::new(batches, &ctx.config.phase1).with_dropout(config.dropout, ctx.seed);
         let precision = Precision::TERNARY;
@@ -147,6 +148,8 @@ struct CurriculumObjective<'a> {
     problems: Vec<Example>,
     card: Card,
     thoughts: bool,
+    /// Whether the level was put back and its batches are still to be made.
+    moved: bool,
 }
 
 impl<'a> CurriculumObjective<'a> {
@@ -154,20 +157,20 @@ impl<'a> CurriculumObjective<'a> {
         let cfg = &ctx.config.phase5;
         let valid = ctx.data.dataset.valid.iter();
         let problems: Vec<Example> =
-            valid.filter(|e| e.slice == Slice::Arithmetic && e.level > 0).cloned().collect();
+            valid.filter(|e| e.slice == Slice::Arithmetic && e.level > 0).map(Cow::into_owned).collect();
         let card = common::card(ctx, PhaseId::Forge, serde_json::json!({}));
         let bytes = emit(start, &ctx.data.tokenizer, &card, &ternary_int8)?;
         let accuracy =
             (1..=LEVELS).map(|level| assess(&bytes, &problems, level)).collect::<Result<Vec<Rate>>>()?;
         let curriculum = Curriculum::place(&accuracy, cfg.advance_at);
-        let inner = LanguageModel::new(level_batches(ctx, curriculum.level, thoughts), &ctx.config.phase1)
+        let inner = LanguageModel::new(level_batches(ctx, curriculum.level, thoughts)?, &ctx.config.phase1)
             .with_dropout(cfg.train.dropout, ctx.seed);
-        Ok(Self { ctx, inner, curriculum, problems, card, thoughts })
+        Ok(Self { ctx, inner, curriculum, problems, card, thoughts, moved: false })
     }
 }
 
-fn level_batches(ctx: &PhaseContext<'_>, level: u8, thoughts: bool) -> Arc<dyn BatchSource> {
-    let sequences = level_sequences(ctx, &ctx.data.dataset.train, level, SHARES, thoughts);
+fn level_batches(ctx: &PhaseContext<'_>, level: u8, thoughts: bool) -> Result<Arc<dyn BatchSource>> {
+    let sequences = level_sequences(ctx, &ctx.data.dataset.train, level, SHARES, thoughts)?;
     let tokens = ctx.config.phase5.train.batch_tokens;
     batcher(sequences, tokens, &ctx.config.data, ctx.seed, "phase5")
 }
@@ -184,6 +187,9 @@ fn assess(bytes: &[u8], problems: &[Example], level: u8) -> Result<Rate> {
 
 impl Objective for CurriculumObjective<'_> {
     fn shards(&mut self, network: &Network, step: u64, split: Split) -> Result<Vec<Shard<'_>>> {
+        if std::mem::take(&mut self.moved) {
+            self.inner.set_source(level_batches(self.ctx, self.curriculum.level, self.thoughts)?);
+        }
         self.inner.shards(network, step, split)
     }
 
@@ -197,7 +203,7 @@ impl Objective for CurriculumObjective<'_> {
             let rate = assess(&bytes, &self.problems, self.curriculum.level)?;
             self.curriculum.advance(&rate)
         } {}
-        self.inner.set_source(level_batches(self.ctx, self.curriculum.level, self.thoughts));
+        self.inner.set_source(level_batches(self.ctx, self.curriculum.level, self.thoughts)?);
         Ok(())
     }
 
@@ -208,7 +214,7 @@ impl Objective for CurriculumObjective<'_> {
     fn restore(&mut self, state: &[f32]) {
         if let [level] = state {
             self.curriculum.level = (*level as u8).clamp(1, LEVELS);
-            self.inner.set_source(level_batches(self.ctx, self.curriculum.level, self.thoughts));
+            self.moved = true;
         }
     }
 }

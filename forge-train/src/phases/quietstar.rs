@@ -4,8 +4,8 @@
 //! the likelihood of the answer. Thoughts stay on only when they beat a control that spends the same number of
 //! tokens on meaningless pauses (Goyal et al. 2023, arXiv 2310.02226).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use candle_core::Tensor;
 use forge_formats::role::Role;
@@ -13,7 +13,7 @@ use half::f16;
 
 use crate::config::TrainConfig;
 use crate::data::batch::{Batch, collate};
-use crate::data::{Completion, Example, Sequence, encode};
+use crate::data::{Completion, Example, Examples, Mix, Sequence, encode};
 use crate::engine::emit::{Card, emit, float32};
 use crate::engine::mixture::Domains;
 use crate::engine::objective::{LanguageModel, batch_ids, batcher};
@@ -22,7 +22,7 @@ use crate::engine::trainer::{Objective, Shard, Stage, train};
 use crate::error::Result;
 use crate::eval::{self, Rate, SampleOptions};
 use crate::nn::{ForwardOptions, Network, Precision, loss};
-use crate::phases::common::{self, Prompting};
+use crate::phases::common::{self, Prompting, encoding};
 use crate::pipeline::{Gate, Phase, PhaseContext, PhaseId, PhaseOutput};
 use crate::rng::Rng;
 use crate::tokenizer::Tokenizer;
@@ -42,8 +42,7 @@ impl Phase for QuietStar {
     fn run(&self, ctx: &PhaseContext<'_>) -> Result<PhaseOutput> {
         let mut start = common::latent(ctx, PhaseId::QuietStar)?;
         add_think_rows(&mut start, &ctx.data.tokenizer, ctx.seed);
-        let worked: Vec<Example> =
-            ctx.data.dataset.train.iter().filter(|e| e.is_reasoned()).cloned().collect();
+        let worked = ctx.data.dataset.train.filter(Example::is_reasoned)?;
         if worked.is_empty() {
             let why = "the data has no worked examples to learn thoughts from";
             return finish(ctx, start, BTreeMap::new(), Gate::fell_back("worked examples", why));
@@ -59,7 +58,7 @@ impl Phase for QuietStar {
             .iter()
             .filter(|e| e.is_reasoned())
             .take(ctx.config.data.eval_examples)
-            .cloned()
+            .map(Cow::into_owned)
             .collect();
         let with = answers(ctx, &thinking, &held_out, 0)?;
         let without = answers(ctx, &control, &held_out, pauses)?;
@@ -84,12 +83,11 @@ fn bake(
     ctx: &PhaseContext<'_>,
     name: &str,
     start: &Weights,
-    examples: &[Example],
+    examples: &Examples,
     config: TrainConfig,
 ) -> Result<Weights> {
-    let data = &ctx.config.data;
-    let domains = Domains::new(&ctx.data.tokenizer, &ctx.data.dataset, examples, data.prompt_weight, true);
-    let sequences = domains.mix(SHARES, domains.len(), ctx.seed, name);
+    let encoding = encoding(&ctx.data.tokenizer, ctx.config.data.prompt_weight, true);
+    let sequences = Domains::new(&ctx.data.dataset, examples, encoding)?.mix(SHARES, ctx.seed, name);
     supervise(ctx, name, start, sequences, &config)
 }
 
@@ -97,10 +95,10 @@ fn supervise(
     ctx: &PhaseContext<'_>,
     name: &str,
     start: &Weights,
-    sequences: Arc<Vec<Sequence>>,
+    sequences: Mix,
     config: &TrainConfig,
 ) -> Result<Weights> {
-    let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, ctx.seed, name);
+    let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, ctx.seed, name)?;
     let mut objective =
         LanguageModel::new(batches, &ctx.config.phase1).with_dropout(config.dropout, ctx.seed);
     let stage =
@@ -112,51 +110,28 @@ fn supervise(
 /// copies of `<think>` that carry no loss.
 fn train_control(ctx: &PhaseContext<'_>, start: &Weights, pauses: usize) -> Result<Weights> {
     let tokenizer = &ctx.data.tokenizer;
-    let data = &ctx.config.data;
     let mut config = ctx.config.phase3.bake.clone();
     config.steps += ctx.config.phase3.reinforce.steps;
-    let mut examples = ctx.data.dataset.train.clone();
-    examples.iter_mut().for_each(|e| {
-        if e.is_reasoned() {
-            *e = e.without_thought();
-        }
-    });
-    let domains = Domains::new(tokenizer, &ctx.data.dataset, &examples, data.prompt_weight, false);
-    let mixed = domains.mix(SHARES, domains.len(), ctx.seed, "bake");
-    let worked: std::collections::BTreeSet<Vec<u16>> = ctx
-        .data
-        .dataset
-        .train
-        .iter()
-        .filter(|e| e.is_reasoned())
-        .map(|e| encode::prefix(tokenizer, e))
-        .collect();
-    let sequences: Vec<Sequence> = mixed.iter().map(|s| with_pauses(s, tokenizer, &worked, pauses)).collect();
-    supervise(ctx, "control", start, Arc::new(sequences), &config)
+    let encoding = encoding(tokenizer, ctx.config.data.prompt_weight, false);
+    let paused = |example: &Example| match example.is_reasoned() {
+        true => with_pauses(encoding(example), tokenizer, pauses),
+        false => encoding(example),
+    };
+    let domains = Domains::new(&ctx.data.dataset, &ctx.data.dataset.train, paused)?;
+    supervise(ctx, "control", start, domains.mix(SHARES, ctx.seed, "bake"), &config)
 }
 
 /// Inserts the pauses after the prompt of a worked example.
-fn with_pauses(
-    sequence: &Sequence,
-    tokenizer: &Tokenizer,
-    worked: &std::collections::BTreeSet<Vec<u16>>,
-    pauses: usize,
-) -> Sequence {
+fn with_pauses(mut sequence: Sequence, tokenizer: &Tokenizer, pauses: usize) -> Sequence {
     let sep = tokenizer.control("<sep>");
-    let Some(at) = sequence.ids.iter().position(|id| *id == sep).map(|p| p + 1) else {
-        return sequence.clone();
-    };
-    if !worked.contains(&sequence.ids[..at]) {
-        return sequence.clone();
+    if let Some(at) = sequence.ids.iter().position(|id| *id == sep).map(|p| p + 1) {
+        sequence.ids.splice(at..at, std::iter::repeat_n(tokenizer.control("<think>"), pauses));
+        sequence.weights.splice(at..at, std::iter::repeat_n(0.0, pauses));
     }
-    let mut out = sequence.clone();
-    let filler = std::iter::repeat_n(tokenizer.control("<think>"), pauses);
-    out.ids.splice(at..at, filler);
-    out.weights.splice(at..at, std::iter::repeat_n(0.0, pauses));
-    out
+    sequence
 }
 
-fn mean_thought_tokens(tokenizer: &Tokenizer, worked: &[Example]) -> usize {
+fn mean_thought_tokens(tokenizer: &Tokenizer, worked: &Examples) -> usize {
     let sample = worked.iter().take(200);
     let lengths: Vec<usize> = sample
         .map(|e| match &e.completion {
@@ -198,7 +173,7 @@ struct Sampled {
     valid: usize,
 }
 
-fn reinforce(ctx: &PhaseContext<'_>, start: &Weights, worked: &[Example]) -> Result<(Weights, Sampled)> {
+fn reinforce(ctx: &PhaseContext<'_>, start: &Weights, worked: &Examples) -> Result<(Weights, Sampled)> {
     let cfg = &ctx.config.phase3;
     let mut objective = Reinforce {
         ctx,
@@ -222,7 +197,7 @@ fn reinforce(ctx: &PhaseContext<'_>, start: &Weights, worked: &[Example]) -> Res
 struct Reinforce<'a> {
     ctx: &'a PhaseContext<'a>,
     card: Card,
-    worked: &'a [Example],
+    worked: &'a Examples,
     sampled: Sampled,
 }
 
@@ -313,7 +288,8 @@ impl Reinforce<'_> {
         let (open, close) = (tokenizer.control("<think>"), tokenizer.control("</think>"));
         let bytes = emit(&network.weights()?, tokenizer, &self.card, &float32)?;
         let mut rng = Rng::at_step(self.ctx.seed, "phase3.prompts", step);
-        let chosen: Vec<&Example> = (0..cfg.prompts).map(|_| rng.pick(self.worked)).collect();
+        let chosen: Vec<_> =
+            (0..cfg.prompts).map(|_| self.worked.get(rng.below(self.worked.len()))).collect();
         let mut prefixes = Vec::new();
         for example in &chosen {
             let mut ids = encode::prefix(tokenizer, example);

@@ -125,14 +125,14 @@ fn every_ternary_layer_learns_only_through_the_straight_through_estimator() {
     let run = Run::new();
     let mut network = Network::new(&run.weights(), Precision::TERNARY, &Device::Cpu).unwrap();
     let sequences: Vec<Sequence> =
-        run.data.dataset.train.iter().take(8).map(|e| encode::encode(&run.data.tokenizer, e, 1.0)).collect();
+        run.data.dataset.train.iter().take(8).map(|e| encode::encode(&run.data.tokenizer, &e, 1.0)).collect();
     let batch = crate::data::batch::collate(&sequences.iter().collect::<Vec<_>>(), 0);
     let norms = |network: &Network| {
         let ids = crate::engine::objective::batch_ids(&batch).unwrap();
         let forward = network.forward(&ids, ForwardOptions::default()).unwrap();
         let logits = network.logits(forward.answer()).unwrap();
         let ce = loss::weighted_cross_entropy(&logits, &batch.targets, &batch.weights).unwrap();
-        projection_gradient_norms(network, &ce).unwrap()
+        projection_gradient_norms(network, &network.gradients(&ce).unwrap()).unwrap()
     };
     let with = norms(&network);
     assert_eq!(with.len(), 12);
@@ -147,9 +147,10 @@ fn trajectories(run: &Run, system_on_both_sides: bool) -> Vec<Trajectory> {
     let calls = run.data.dataset.train.iter().filter(|e| e.system.is_some()).take(8);
     calls
         .map(|example| {
-            let completion = encode::completion(tokenizer, example);
+            let example = example.into_owned();
+            let completion = encode::completion(tokenizer, &example);
             let bare = if system_on_both_sides { example.clone() } else { example.without_system() };
-            let prompted = [encode::prefix(tokenizer, example), completion.clone()].concat();
+            let prompted = [encode::prefix(tokenizer, &example), completion.clone()].concat();
             let bare = [encode::prefix(tokenizer, &bare), completion.clone()].concat();
             Trajectory { prompted, bare, completion: completion.len() }
         })

@@ -9,11 +9,12 @@ use crate::data::cache::TokenFile;
 use crate::data::corpus::{self, Settings};
 use crate::data::lines::Chunks;
 use crate::data::load::held_out_from;
+use crate::data::mix::Mixture;
 use crate::data::{BatchSource, Dataset, Example, ToolSchema, encode};
 use crate::error::{Error, Result};
 use crate::eval::TextTokens;
 use crate::pipeline::Progress;
-use crate::pipeline::prepare::{DataSource, SourceFile, examples};
+use crate::pipeline::prepare::{BYTES_PER_TOKEN, DataSource, SourceFile, read};
 use crate::recipe::{Recipe, RunDirectory};
 use crate::tokenizer::Tokenizer;
 
@@ -52,9 +53,10 @@ impl Material {
         let recipe = directory.recipe();
         match directory.source() {
             DataSource::Corpus { text } => Self::of_text(directory, text, table, progress),
-            DataSource::Jsonl { train, valid } => {
+            files @ (DataSource::Jsonl { .. } | DataSource::Mixed { .. }) => {
                 let (augment, seed) = (recipe.data.augment, recipe.run.seed);
-                Self::of_examples(recipe, examples(train, valid.as_ref(), augment, seed)?, table)
+                let excerpt = recipe.data.block * BYTES_PER_TOKEN;
+                Self::of_examples(recipe, read(files, excerpt, augment, seed, directory.path())?, table)
             }
             DataSource::Builtin => {
                 let sizes = Sizes { train: 24_000, eval: 400 };
@@ -98,19 +100,30 @@ impl Material {
             None => Tokenizer::for_dataset(&dataset, &recipe.tokenizer)?,
         };
         let longest = recipe.data.block + 1;
-        let encoded = encode::encode_all(&tokenizer, &dataset.train, recipe.data.prompt_weight, longest)?;
-        let sequences = Arc::new(encoded.sequences);
-        let batches = Batcher::new(sequences, recipe.train.batch_tokens, longest, recipe.run.seed, "recipe");
-        if batches.steps_per_epoch() == 0 {
-            return Err(Error::Usage {
-                what: "no example is long enough to learn from".into(),
-                hint: "see docs/data.md for what an example is".into(),
-            });
+        let mut sources = Vec::new();
+        for (at, part) in dataset.train.parts().iter().enumerate() {
+            let weight = recipe.data.prompt_weight;
+            let encoded = encode::encode_all(&tokenizer, &part.examples, weight, longest)?;
+            let (sequences, tokens) = (Arc::new(encoded.sequences), recipe.train.batch_tokens);
+            // The first source has the label that a single one has.
+            let label = if at == 0 { "recipe".to_owned() } else { format!("recipe source {at}") };
+            let batches = Batcher::new(sequences, tokens, longest, recipe.run.seed, &label);
+            if batches.steps_per_epoch() == 0 {
+                return Err(Error::Usage {
+                    what: "no example is long enough to learn from".into(),
+                    hint: "see docs/data.md for what an example is".into(),
+                });
+            }
+            sources.push((Arc::new(batches) as Arc<dyn BatchSource>, part.weight));
         }
+        let source: Arc<dyn BatchSource> = match sources.len() {
+            1 => sources.remove(0).0,
+            _ => Arc::new(Mixture::new(sources)?),
+        };
         Ok(Self {
             tokenizer,
-            source: Arc::new(batches),
-            held_out: HeldOut::Examples(dataset.valid),
+            source,
+            held_out: HeldOut::Examples(dataset.valid.to_vec()),
             tools: dataset.tools,
             name: dataset.name,
         })

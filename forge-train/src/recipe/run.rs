@@ -96,7 +96,7 @@ pub fn run(
     let mut objective: Box<dyn Objective> = match &teacher {
         None => Box::new(data),
         Some(teacher) => {
-            let network = Network::new(&teacher.weights, teacher.precision, device)?.detached();
+            let network = Network::new(&teacher.weights, teacher.precision, device)?.detached().prepared()?;
             Box::new(Distillation { data, teacher: network, weight: recipe.teacher.weight })
         }
     };

@@ -93,7 +93,7 @@ impl Task {
         let mut rng = Rng::new(SEED, &["compare", "tokens"]);
         let length = self.shape.context as usize + 1;
         let mut token = || (f64::from(rng.uniform()).powi(3) * f64::from(self.shape.vocab)) as u16;
-        let sequences = (0..steps * self.rows as usize)
+        let sequences: Vec<Sequence> = (0..steps * self.rows as usize)
             .map(|_| Sequence { ids: (0..length).map(|_| token()).collect(), weights: vec![1.0; length] })
             .collect();
         Batcher::new(Arc::new(sequences), self.tokens(), length, SEED, "compare")

@@ -1,19 +1,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::data::{Completion, Slice};
+use crate::data::{Completion, Examples, Slice};
 
 fn small() -> Dataset {
     generate(7, &Sizes { train: 2000, eval: 100 })
 }
 
 /// Every `(slot, value)` of the calls of a split.
-fn values_of(examples: &[Example]) -> BTreeSet<(String, String)> {
+fn values_of(examples: &Examples) -> BTreeSet<(String, String)> {
     let args = |e: &Example| match &e.completion {
         Completion::Tool { args, .. } => args.clone(),
         _ => Vec::new(),
     };
-    examples.iter().flat_map(args).collect()
+    examples.iter().flat_map(|e| args(&e)).collect()
 }
 
 #[test]
@@ -32,14 +32,14 @@ fn larger_sizes_keep_what_smaller_ones_had() {
 #[test]
 fn splits_share_no_value_and_no_prompt() {
     let data = small();
-    let [train, valid, test] = [&data.train, &data.valid, &data.test].map(|e| values_of(e));
+    let [train, valid, test] = [&data.train, &data.valid, &data.test].map(values_of);
     assert!(train.is_disjoint(&valid) && train.is_disjoint(&test) && valid.is_disjoint(&test));
     let leaking: BTreeSet<_> = train.iter().take(1).chain(&test).cloned().collect();
     assert!(!train.is_disjoint(&leaking), "a leaked value would be found");
-    let prompts = |examples: &[Example]| -> BTreeSet<String> {
+    let prompts = |examples: &Examples| -> BTreeSet<String> {
         examples.iter().filter(|e| !e.prompt.is_empty()).map(|e| e.prompt.clone()).collect()
     };
-    let [train, valid, test] = [&data.train, &data.valid, &data.test].map(|e| prompts(e));
+    let [train, valid, test] = [&data.train, &data.valid, &data.test].map(prompts);
     assert!(train.is_disjoint(&valid) && train.is_disjoint(&test) && valid.is_disjoint(&test));
 }
 
@@ -88,11 +88,11 @@ fn every_level_can_be_assessed() {
 #[test]
 fn the_schemas_cover_every_call() {
     let data = small();
-    for (tool, args) in data.train.iter().filter_map(|e| match &e.completion {
+    for (tool, args) in data.train.iter().filter_map(|e| match e.into_owned().completion {
         Completion::Tool { tool, args } => Some((tool, args)),
         _ => None,
     }) {
-        let schema = data.tools.iter().find(|t| t.name == *tool).expect("a known tool");
+        let schema = data.tools.iter().find(|t| t.name == tool).expect("a known tool");
         assert!(args.iter().all(|(slot, _)| schema.slot(slot).is_some()));
     }
 }

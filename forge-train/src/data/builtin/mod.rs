@@ -100,11 +100,11 @@ pub fn generate(seed: u64, sizes: &Sizes) -> Dataset {
     };
     Dataset {
         train: Kind::ALL.into_iter().flat_map(train).collect(),
-        valid: held_out(seed, Split::Valid, sizes.eval),
-        test: held_out(seed, Split::Test, sizes.eval),
+        valid: held_out(seed, Split::Valid, sizes.eval).into(),
+        test: held_out(seed, Split::Test, sizes.eval).into(),
         tools: assistant::schemas(),
         name: "builtin".into(),
-        corpus: None,
+        running: None,
         hygiene: Hygiene::default(),
     }
 }

@@ -23,9 +23,28 @@ pub(crate) struct Embedding {
     pub(crate) device: Option<Arc<DeviceWeight>>,
 }
 
+/// The table as it is looked up in.
+#[derive(Clone, Copy)]
+struct Table<'a> {
+    latent: &'a [f32],
+    cols: usize,
+    quant: Option<&'a QuantWeight>,
+}
+
+impl Table<'_> {
+    /// Writes a row.
+    #[inline(always)]
+    fn row(self, id: usize, out: &mut [f32]) {
+        match self.quant {
+            Some(quant) => quant.effective_row(id, out),
+            None => out.copy_from_slice(&self.latent[id * self.cols..][..self.cols]),
+        }
+    }
+}
+
 impl Embedding {
-    fn table<'a>(&'a self, latent: &'a [f32]) -> &'a [f32] {
-        self.quant.as_ref().map_or(latent, |q| &q.effective)
+    fn table<'a>(&'a self, latent: &'a [f32], cols: usize) -> Table<'a> {
+        Table { latent, cols, quant: self.quant.as_deref() }
     }
 
     /// Places of every id in the batch: those of id `i` are `order[start[i]..start[i + 1]]`, in rising order.
@@ -55,10 +74,10 @@ impl Op<1> for Embedding {
         if let Some(id) = self.ids.iter().find(|id| **id as usize >= e.rows()) {
             bail!("token id {id} is outside the vocabulary of {}", e.rows());
         }
-        let table = self.table(e.data);
+        let table = self.table(e.data, d);
         let mut out = vec![0.0; self.ids.len() * d];
         out.par_chunks_mut(ROWS * d).zip(self.ids.par_chunks(ROWS)).for_each(|(out, ids)| {
-            lookup(table, ids, d, self.eps, out);
+            lookup(table, ids, self.eps, out);
         });
         Ok((out, (self.ids.len(), d).into()))
     }
@@ -72,7 +91,7 @@ impl Op<1> for Embedding {
     ) -> Result<[Option<Vec<f32>>; 1]> {
         let d = e.width();
         let (start, order) = self.places(e.rows());
-        let table = self.table(e.data);
+        let table = self.table(e.data, d);
         let factor = self.quant.as_ref().map_or(1.0, |q| q.blend.gradient());
         let mut de = vec![0.0; e.data.len()];
         de.par_chunks_mut(d).with_min_len(8).enumerate().for_each(|(id, de)| {
@@ -80,25 +99,37 @@ impl Op<1> for Embedding {
             if places.is_empty() {
                 return;
             }
-            row_gradient(&table[id * d..][..d], self.eps, factor, places, grad, de);
+            row_gradient(table, id, self.eps, factor, places, grad, de);
         });
         Ok([Some(de)])
     }
 }
 
 vectorised! {
-fn lookup(table: &[f32], ids: &[u32], d: usize, eps: f32, out: &mut [f32]) {
-    for (out, &id) in out.chunks_exact_mut(d).zip(ids) {
-        normalise(&table[id as usize * d..][..d], eps, out);
+fn lookup(table: Table<'_>, ids: &[u32], eps: f32, out: &mut [f32]) {
+    let mut row = vec![0.0; table.cols];
+    for (out, &id) in out.chunks_exact_mut(table.cols).zip(ids) {
+        table.row(id as usize, &mut row);
+        normalise(&row, eps, out);
     }
 }
 
-/// Gradient of one row of the table, from all places it was looked up at.
-fn row_gradient(row: &[f32], eps: f32, factor: f32, places: &[usize], grad: &[f32], out: &mut [f32]) {
+/// Gradient of row `id` of the table, from all places it was looked up at.
+fn row_gradient(
+    table: Table<'_>,
+    id: usize,
+    eps: f32,
+    factor: f32,
+    places: &[usize],
+    grad: &[f32],
+    out: &mut [f32],
+) {
+    let mut row = vec![0.0; table.cols];
+    table.row(id, &mut row);
     for place in places {
         let grad = &grad[place * row.len()..][..row.len()];
         out.iter_mut().zip(grad).for_each(|(out, g)| *out += factor * g);
     }
-    normalise_backward(row, inverse_rms(row, eps), out);
+    normalise_backward(&row, inverse_rms(&row, eps), out);
 }
 }

@@ -50,18 +50,20 @@ impl HeadCrossEntropy {
             let rows = (CHUNK / call.outs).clamp(1, y.rows().max(1));
             let mut logits = vec![0.0; rows * call.outs];
             let mut sum = 0.0;
+            let (matrix, gradient_matrix) = (op.matrix(call), op.gradient_matrix(call));
             let chunks = a.chunks(rows * call.ins).zip(da.chunks_mut(rows * call.ins));
             for (chunk, (a, da)) in chunks.enumerate() {
                 let first = chunk * rows;
                 let n = a.len() / call.ins;
                 let steps = if steps.is_empty() { &[][..] } else { &steps[first..first + n] };
                 let logits = &mut logits[..n * call.outs];
-                op.product(call, a, steps, None, logits);
+                op.product(call, &matrix, a, steps, None, logits);
                 sum += self.rows(first, call.outs, logits);
-                op.activation_gradient(call, logits, da);
+                op.activation_gradient(call, &gradient_matrix, logits, da);
                 let inputs = dequantised(a, steps);
                 op.weight_gradient(call, logits, inputs.as_deref().unwrap_or(a), &mut dw, chunk > 0);
             }
+            drop((matrix, gradient_matrix));
             let (dy, dgain) = finish(op, call, da, a);
             Ok((self.loss.weighting.finish(sum), Kept { dy, dw, dgain }))
         })

@@ -3,6 +3,7 @@
 //! backward pass recomputes them instead of keeping them. The product takes all rows at once, so that the matrix is
 //! packed once: chunks of 128 rows were a tenth slower.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use candle_core::{DType, Result, Shape, Tensor, bail};
@@ -134,19 +135,21 @@ impl NormLinear {
     }
 
     /// The matrix that [`NormLinear::inputs`] are multiplied with.
-    fn matrix<'a>(&'a self, call: &Call<'a>) -> &'a [f32] {
-        match &self.quant {
-            None => call.w,
-            Some(quant) if quant.exact() => &quant.values,
-            Some(quant) => &quant.effective,
-        }
+    pub(super) fn matrix<'a>(&'a self, call: &Call<'a>) -> Cow<'a, [f32]> {
+        self.quant.as_ref().map_or(Cow::Borrowed(call.w), |quant| quant.multiplied())
     }
 
-    /// Products of rows of inputs, the residual added. Sums of int8 products stay below 2²⁴ up to 1,040 inputs for
+    /// The matrix that gradients of the result are multiplied with.
+    pub(super) fn gradient_matrix<'a>(&'a self, call: &Call<'a>) -> Cow<'a, [f32]> {
+        self.quant.as_ref().map_or(Cow::Borrowed(call.w), |quant| quant.effective())
+    }
+
+    /// Products of rows of inputs with `matrix`, the residual added. Sums of int8 products stay below 2²⁴ up to 1,040 inputs for
     /// int8 and 132,000 for ternary weights, so f32 accumulates them exactly as the runtime does.
     pub(super) fn product(
         &self,
         call: &Call<'_>,
+        matrix: &[f32],
         a: &[f32],
         steps: &[f32],
         residual: Option<&[f32]>,
@@ -161,7 +164,7 @@ impl NormLinear {
         self.products.multiply(
             MatMut::new(out, n, call.outs),
             Mat::new(a, n, call.ins),
-            Mat::new(self.matrix(call), call.outs, call.ins).t(),
+            Mat::new(matrix, call.outs, call.ins).t(),
             1.0,
             added.is_some(),
         );
@@ -178,7 +181,7 @@ impl NormLinear {
     pub(super) fn run(&self, call: &Call<'_>) -> Vec<f32> {
         let (a, steps) = self.inputs(call);
         let mut out = vec![0.0; a.len() / call.ins * call.outs];
-        self.product(call, &a, &steps, call.residual, &mut out);
+        self.product(call, &self.matrix(call), &a, &steps, call.residual, &mut out);
         out
     }
 
@@ -202,25 +205,21 @@ impl NormLinear {
     pub(super) fn input_gradients(&self, call: &Call<'_>, grad: &[f32]) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
         let rows = call.x.len() / call.wide;
         let mut da = vec![0.0; rows * call.ins];
-        self.activation_gradient(call, grad, &mut da);
+        self.activation_gradient(call, &self.gradient_matrix(call), grad, &mut da);
         let mut dx = vec![0.0; call.x.len()];
         let mut inputs = vec![0.0; rows * call.ins];
         let dgain = self.finish(call, &mut da, &mut inputs, &mut dx);
         (dx, inputs, dgain)
     }
 
-    /// `da = dy·Q(W)` of some rows.
-    pub(super) fn activation_gradient(&self, call: &Call<'_>, grad: &[f32], da: &mut [f32]) {
-        let (w, factor) = match &self.quant {
-            None => (call.w, 1.0),
-            Some(quant) => (quant.effective.as_slice(), quant.blend.gradient()),
-        };
+    /// `da = dy·Q(W)` of some rows, `matrix` being `Q(W)`.
+    pub(super) fn activation_gradient(&self, call: &Call<'_>, matrix: &[f32], grad: &[f32], da: &mut [f32]) {
         let n = grad.len() / call.outs;
         self.products.multiply(
             MatMut::new(da, n, call.ins),
             Mat::new(grad, n, call.outs),
-            Mat::new(w, call.outs, call.ins),
-            factor,
+            Mat::new(matrix, call.outs, call.ins),
+            self.quant.as_ref().map_or(1.0, |quant| quant.blend.gradient()),
             false,
         );
     }

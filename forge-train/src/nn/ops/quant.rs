@@ -1,8 +1,12 @@
 //! Fake quantisation: the values a matrix or a row has after a round trip through its integer codec.
 //! Weights go through `forge_formats`, activations through the rule of docs/numerics.md, section 2.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
+use super::ROWS;
+use super::simd::vectorised;
 use forge_formats::codec::encode::{int8_row, ternary_row};
 use forge_runtime::math;
 
@@ -33,48 +37,117 @@ impl Blend {
 
 /// A quantised weight matrix beside its latent.
 pub(crate) struct QuantWeight {
-    /// Integer values, row-major.
-    pub(crate) values: Vec<f32>,
+    stored: Stored,
+    /// Width of a row.
+    cols: usize,
     /// One scale a row.
     pub(crate) scales: Vec<f32>,
-    /// `latent + lambda (values * scale − latent)`.
-    pub(crate) effective: Vec<f32>,
     /// How it is blended.
     pub(crate) blend: Blend,
+}
+
+/// What is kept of a quantised matrix, row-major: as little as both passes can be computed from.
+enum Stored {
+    /// The integers alone, a byte each; a product takes a copy in f32 for as long as it lasts.
+    Integers(Vec<i8>),
+    /// `latent + lambda (integer * scale − latent)`, which both passes multiply with while quantisation is faded in.
+    Blended(Vec<f32>),
 }
 
 impl QuantWeight {
     /// Quantises `[rows, cols]` latents row by row.
     pub(crate) fn new(latent: &[f32], cols: usize, grid: Grid, blend: Blend) -> Self {
-        let mut values = vec![0.0; latent.len()];
-        let mut effective = vec![0.0; latent.len()];
-        let scales = values
-            .par_chunks_mut(cols)
-            .zip(effective.par_chunks_mut(cols))
-            .zip(latent.par_chunks(cols))
-            .with_min_len(16)
+        let quantise = match grid {
+            Grid::Ternary => ternary_row,
+            Grid::Int8 => int8_row,
+        };
+        if blend.lambda >= 1.0 {
+            let mut integers = vec![0i8; latent.len()];
+            let rows = integers.par_chunks_mut(cols).zip(latent.par_chunks(cols)).with_min_len(16);
+            let scales = rows.map(|(integers, latent)| quantise(latent, integers)).collect();
+            return Self { stored: Stored::Integers(integers), cols, scales, blend };
+        }
+        let mut blended = vec![0.0; latent.len()];
+        let rows = blended.par_chunks_mut(cols).zip(latent.par_chunks(cols)).with_min_len(16);
+        let scales = rows
             .map_init(
                 || vec![0i8; cols],
-                |codes, ((values, effective), latent)| {
-                    let scale = match grid {
-                        Grid::Ternary => ternary_row(latent, codes),
-                        Grid::Int8 => int8_row(latent, codes),
-                    };
-                    for i in 0..cols {
-                        values[i] = f32::from(codes[i]);
-                        effective[i] = mix(latent[i], values[i] * scale, blend.lambda);
+                |integers, (blended, latent)| {
+                    let scale = quantise(latent, integers);
+                    for ((out, x), q) in blended.iter_mut().zip(latent).zip(integers) {
+                        *out = mix(*x, f32::from(*q) * scale, blend.lambda);
                     }
                     scale
                 },
             )
             .collect();
-        Self { values, scales, effective, blend }
+        Self { stored: Stored::Blended(blended), cols, scales, blend }
     }
 
     /// Whether the map runs on integers exactly as the runtime does.
     pub(crate) fn exact(&self) -> bool {
-        self.blend.lambda >= 1.0
+        matches!(self.stored, Stored::Integers(_))
     }
+
+    /// What the forward pass multiplies with: integers, or blended values.
+    pub(crate) fn multiplied(&self) -> Cow<'_, [f32]> {
+        match &self.stored {
+            Stored::Integers(integers) => {
+                let mut values = vec![0.0; integers.len()];
+                let chunks = values.par_chunks_mut(self.chunk()).zip(integers.par_chunks(self.chunk()));
+                chunks.for_each(|(values, integers)| widen(integers, values));
+                Cow::Owned(values)
+            }
+            Stored::Blended(values) => Cow::Borrowed(values),
+        }
+    }
+
+    /// What gradients flow through: `latent + lambda (integer * scale − latent)`.
+    pub(crate) fn effective(&self) -> Cow<'_, [f32]> {
+        match &self.stored {
+            Stored::Integers(integers) => {
+                let mut values = vec![0.0; integers.len()];
+                let chunks = values.par_chunks_mut(self.chunk()).zip(integers.par_chunks(self.chunk()));
+                chunks.zip(self.scales.par_chunks(ROWS)).for_each(|((values, integers), scales)| {
+                    widen_rows(self.cols, integers, scales, values);
+                });
+                Cow::Owned(values)
+            }
+            Stored::Blended(values) => Cow::Borrowed(values),
+        }
+    }
+
+    /// Writes row `row` of [`QuantWeight::effective`].
+    #[inline(always)]
+    pub(crate) fn effective_row(&self, row: usize, out: &mut [f32]) {
+        let part = row * self.cols..(row + 1) * self.cols;
+        match &self.stored {
+            Stored::Integers(integers) => {
+                let scale = self.scales[row];
+                out.iter_mut().zip(&integers[part]).for_each(|(v, q)| *v = f32::from(*q) * scale);
+            }
+            Stored::Blended(values) => out.copy_from_slice(&values[part]),
+        }
+    }
+
+    /// Values of a piece of parallel work: [`ROWS`] whole rows.
+    fn chunk(&self) -> usize {
+        ROWS * self.cols.max(1)
+    }
+}
+
+vectorised! {
+fn widen(integers: &[i8], values: &mut [f32]) {
+    values.iter_mut().zip(integers).for_each(|(v, q)| *v = f32::from(*q));
+}
+
+/// Rows of `cols` integers, each row times its scale.
+fn widen_rows(cols: usize, integers: &[i8], scales: &[f32], values: &mut [f32]) {
+    let rows = values.chunks_exact_mut(cols).zip(integers.chunks_exact(cols));
+    for ((values, integers), scale) in rows.zip(scales) {
+        values.iter_mut().zip(integers).for_each(|(v, q)| *v = f32::from(*q) * scale);
+    }
+}
 }
 
 /// `x + lambda (q − x)`, exactly `q` at 1.

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use forge_formats::role::Role;
 use forge_runtime::{Model, Options};
 
-use crate::data::{Example, Sequence, Slice, System, encode};
+use crate::data::examples::Part;
+use crate::data::{Completion, Examples, Mix, Sequence, Slice};
 use crate::engine::emit::ternary_int8;
+use crate::engine::mixture::shuffled;
 use crate::engine::objective::{Distillation, LanguageModel, batcher};
 use crate::engine::trainer::{Stage, train};
 use crate::error::{Error, Result};
 use crate::nn::{Network, Precision};
-use crate::phases::common::{self, Emitted, Prompting};
+use crate::phases::common::{self, Emitted, Prompting, encoding};
 use crate::phases::edge::profile::Profile;
 use crate::phases::edge::prune;
 use crate::pipeline::{Gate, Phase, PhaseContext, PhaseId, PhaseOutput};
@@ -49,7 +51,7 @@ fn channel_importance(ctx: &PhaseContext<'_>, weights: &Weights) -> Result<Vec<V
         ctx,
         weights,
         Precision::TERNARY,
-        &behaviours(ctx, ctx.config.phase4.calibration_examples),
+        &first_of(&behaviours(ctx)?, ctx.config.phase4.calibration_examples),
     )?;
     let rms = |layer| moments[&(Role::Down, layer)].data.iter().map(|m| m.sqrt()).collect();
     let rms: Vec<Vec<f32>> = (0..weights.config.layers).map(rms).collect();
@@ -66,33 +68,41 @@ fn load_profile(name: &str) -> Result<Profile> {
     }
 }
 
-/// Training sequences of what the model now does unprompted, and of everything else it should keep.
-fn behaviours(ctx: &PhaseContext<'_>, limit: usize) -> Vec<Sequence> {
-    let dataset = &ctx.data.dataset;
+/// Training sequences of what the model now does unprompted, and of everything else it should keep; shuffled.
+fn behaviours(ctx: &PhaseContext<'_>) -> Result<Mix> {
     let thoughts = ctx.inputs.get(&PhaseId::QuietStar).is_some_and(|q| q.gate.fallback.is_none());
-    let mut examples: Vec<Example> = dataset.tool_calls(&dataset.train, System::Without);
-    examples.extend(dataset.train.iter().filter(|e| e.slice != Slice::Tool).map(|e| {
-        let mut e = if thoughts { e.clone() } else { e.without_thought() };
-        if e.slice == Slice::Dialogue && e.system.is_some() {
-            e.system = None;
-        }
-        e
-    }));
+    let calls = ctx.data.dataset.train.filter(|e| matches!(e.completion, Completion::Tool { .. }))?;
+    let others = ctx.data.dataset.train.filter(|e| e.slice != Slice::Tool)?;
+    let mut parts = Vec::new();
+    for (calls, others) in calls.parts().iter().zip(others.parts()) {
+        let mut out = calls.examples.writer();
+        out.extend(calls.examples.iter().map(|e| e.without_system()))?;
+        out.extend(others.examples.iter().map(|e| match e.slice {
+            Slice::Dialogue => e.without_system(),
+            _ => e.into_owned(),
+        }))?;
+        parts.push(Part { weight: calls.weight, examples: out.finish()? });
+    }
     let mut rng = Rng::new(ctx.seed, &["phase7", "behaviours"]);
-    rng.shuffle(&mut examples);
-    examples.truncate(limit);
-    let weight = ctx.config.data.prompt_weight;
-    examples.iter().map(|e| encode::encode(&ctx.data.tokenizer, e, weight)).collect()
+    let encoding = encoding(&ctx.data.tokenizer, ctx.config.data.prompt_weight, thoughts);
+    shuffled(&Examples::mixed(parts), &mut rng, encoding)
+}
+
+/// The first `limit` of these sequences, the sources in turn.
+fn first_of(mix: &Mix, limit: usize) -> Vec<Sequence> {
+    let longest = mix.0.iter().map(|(_, sequences)| sequences.len()).max().unwrap_or(0);
+    let in_turn = (0..longest).flat_map(|i| mix.0.iter().map(move |(_, sequences)| (i, sequences)));
+    let there = in_turn.filter(|(i, sequences)| *i < sequences.len());
+    there.take(limit).map(|(i, sequences)| sequences.get(i).into_owned()).collect()
 }
 
 fn distil(ctx: &PhaseContext<'_>, teacher: &Weights, student: &Weights) -> Result<Weights> {
     let cfg = &ctx.config.phase7;
     let precision = Precision::TERNARY;
-    let sequences = std::sync::Arc::new(behaviours(ctx, usize::MAX));
-    let batches = batcher(sequences, cfg.train.batch_tokens, &ctx.config.data, ctx.seed, "phase7");
+    let batches = batcher(behaviours(ctx)?, cfg.train.batch_tokens, &ctx.config.data, ctx.seed, "phase7")?;
     let mut objective = Distillation {
         data: LanguageModel::new(batches, &ctx.config.phase1).with_dropout(cfg.train.dropout, ctx.seed),
-        teacher: Network::new(teacher, precision, ctx.device)?.detached(),
+        teacher: Network::new(teacher, precision, ctx.device)?.detached().prepared()?,
         weight: cfg.distil_weight,
     };
     let stage = Stage { name: "distil", train: &cfg.train, precision, lambda_share: 0.0, frozen: &|_| false };
