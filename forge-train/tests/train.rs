@@ -174,6 +174,8 @@ fn what_cannot_be_run_is_refused_with_a_way_to_mend_it() {
     refused(fresh(place, "a", &["teacher.run=nowhere"]), "nowhere", "hint");
     fs::write(place.join("short.txt"), "too short").unwrap();
     refused(command(place, &["--corpus", "short.txt", "--out", "b"]), "too little text to split", "hint: ");
+    // Nothing of such a run is in the way of the next.
+    finish(fresh(place, "b", &["train.steps=1"]));
     finish(fresh(place, "c", &["train.steps=1"]));
     refused(fresh(place, "c", &[]), "already holds a run", "--resume c");
     assert!(!fs::exists(place.join("a/checkpoints")).unwrap());

@@ -31,12 +31,12 @@ pub struct RunDirectory {
 }
 
 impl RunDirectory {
-    /// Begins a run in `path`, which must not hold one already.
+    /// Begins a run in `path`, which must not hold one already. One whose data could not be read holds nothing yet.
     ///
     /// # Errors
     /// [`Error::Usage`] when it does, [`Error::Io`] when it cannot be made.
     pub fn create(path: &Path, recipe: &Recipe, source: &DataSource) -> Result<Self> {
-        if path.join(RECIPE).exists() {
+        if path.join(RECIPE).exists() && path.join(TOKENIZER).exists() {
             return Err(Error::Usage {
                 what: format!("`{}` already holds a run", path.display()),
                 hint: format!("go on with it by `--resume {}`, or choose another --out", path.display()),
