@@ -3,7 +3,7 @@
 
 use core::ops::Range;
 
-use forge_formats::config::Activation;
+use forge_formats::config::{Activation, MemoryKind};
 use forge_formats::{ModelConfig, Role};
 
 use crate::cache::Ring;
@@ -186,24 +186,34 @@ fn add_to_latents(e: &mut Engine<'_>, at: At, role: Role) {
     }
 }
 
-/// `M += sigmoid(r + bias) ⊙ (v' − M)` from the inputs, token after token, and what each token reads from it.
+/// Writes the inputs into the memory, token after token, and what each token then reads from it.
 fn write_memory(e: &mut Engine<'_>, at: At, index: usize) {
     let c = e.config;
-    let width = c.mem_dim as usize;
-    map_all(e, at, Role::MemIn, 2 * width);
+    let (width, rates) = (c.mem_dim as usize, c.mem_bias_dim() as usize);
+    let written = c.mem_in_dim() as usize;
+    map_all(e, at, Role::MemIn, written);
     let (w, floats, shape) = (&e.layout.widths, &e.kernels.floats, &e.layout.caches);
     let b = &mut e.buffers;
-    let bias = b.scratch.row.get_mut(..width).unwrap_or(&mut []);
+    let bias = b.scratch.row.get_mut(..rates).unwrap_or(&mut []);
     if let Some(weights) = e.tensors.get(Role::MemBias, at.layer) {
         weights.matrix.decode_row(0, bias);
     }
     // In the first recursion every row is in work, and slots are rows.
     for (slot, row) in b.rows.iter().enumerate().take(at.slots) {
         let memory = b.caches.memory(shape, row.sequence as usize, index);
-        let (values, rates) =
-            part(row_of(b.output, slot, w.output), 2 * width).split_at_checked(width).unwrap_or_default();
-        (floats.remember)(memory, values, rates, bias);
-        (floats.norm)(memory, c.norm_eps, part(row_of(b.input, slot, w.input), width));
+        let projected = part(row_of(b.output, slot, w.output), written);
+        let input = part(row_of(b.input, slot, w.input), width);
+        match c.memory {
+            MemoryKind::Ema => {
+                let (values, rates) = projected.split_at_checked(width).unwrap_or_default();
+                (floats.remember)(memory, values, rates, bias);
+                (floats.norm)(memory, c.norm_eps, input);
+            }
+            MemoryKind::Titans => {
+                (floats.associate)(memory, projected, bias, input);
+                (floats.norm_in_place)(input, c.norm_eps);
+            }
+        }
     }
     let Some(weights) = e.tensors.get(Role::MemOut, at.layer) else { return };
     let xs = Vectors { x: b.input, stride: w.input, n: at.slots };

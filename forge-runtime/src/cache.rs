@@ -1,4 +1,4 @@
-//! The memory of sequences: rings of keys and values, and the recurrent memories.
+//! The memory of sequences: rings of keys and values, and the long-term memories.
 #![forbid(unsafe_code)]
 
 use core::ops::Range;
@@ -45,10 +45,10 @@ impl CacheShape {
             window,
             width,
             scale: rsqrt(width as f32),
-            memory: c.mem_dim as usize,
+            memory: c.mem_state(),
             key_words: 0,
             value_words: 0,
-            memory_words: memories * c.mem_dim as usize,
+            memory_words: memories.checked_mul(c.mem_state())?,
         };
         shape.key_words = shape.key_ring().checked_mul(rings)?;
         shape.value_words = shape.value_ring().checked_mul(rings)?;
@@ -119,7 +119,7 @@ pub(crate) struct Caches<'m> {
     pub(crate) keys: &'m mut [f32],
     /// Values of every ring.
     pub(crate) values: &'m mut [f32],
-    /// States of the recurrent memories `[sequence][memory][mem_dim]`.
+    /// States of the long-term memories `[sequence][memory][mem_state]`.
     pub(crate) memories: &'m mut [f32],
 }
 

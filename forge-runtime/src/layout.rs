@@ -60,11 +60,12 @@ impl Widths {
         let size = |n: u32| (n as usize).next_multiple_of(PANEL_ROWS);
         let largest = |sizes: &[usize]| sizes.iter().copied().max().unwrap_or(0);
         let attended = size(c.attn_dim());
-        let memory = size(with_memory(c.mem_dim) as u32);
+        let (memory, written) =
+            (size(with_memory(c.mem_dim) as u32), size(with_memory(c.mem_in_dim()) as u32));
         let gate = size(with_memory(c.mem_gate) as u32);
         let joined = with_memory(2 * c.attn_dim());
         let input = largest(&[size(c.dim), attended, size(c.ffn), memory, joined, gate]);
-        let output = largest(&[size(c.qkv_dim()), size(2 * c.ffn), 2 * memory, gate, attended, size(c.dim)]);
+        let output = largest(&[size(c.qkv_dim()), size(2 * c.ffn), written, gate, attended, size(c.dim)]);
         Self {
             dim: size(c.dim),
             input,

@@ -218,6 +218,12 @@ pub fn float_operations(kernels: &'static Kernels, seed: u64) -> Vec<u32> {
     results.extend(&out);
     (floats.remember)(&mut out, &x, &y, &z);
     results.extend(&out);
+    let width = 1 + noise.below(40);
+    let mut state = vector(&mut noise, 2 * width * width);
+    let (mut projected, bias) = (vector(&mut noise, 3 * width + 3), vector(&mut noise, 3));
+    let mut read = alloc::vec![0.0; width];
+    (floats.associate)(&mut state, &mut projected, &bias, &mut read);
+    results.extend(state.iter().chain(&read));
     let mut q = alloc::vec![1i8; n + 5];
     let meta = (floats.quantise)(&x, &mut q);
     results.push(meta.inverse);

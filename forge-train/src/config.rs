@@ -2,7 +2,7 @@
 //!
 //! Unknown keys are refused. Layering (preset, file, `--set`) lives in `config_load`.
 
-use forge_formats::config::{Activation, CacheKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::device::DeviceChoice;
@@ -105,6 +105,9 @@ pub struct ModelShape {
     pub mem_gate: u32,
     /// Blocks with a memory.
     pub mem_layers: Vec<u32>,
+    /// What a memory is: `ema`, a vector of running averages, or `titans`, a matrix from keys to values.
+    #[serde(default)]
+    pub memory: MemoryKind,
 }
 
 impl ModelShape {
@@ -131,6 +134,7 @@ impl ModelShape {
             mem_gate: self.mem_gate,
             mem_layers: self.mem_layers.iter().filter(|l| **l < 64).fold(0, |bits, l| bits | 1 << l),
             cache: CacheKind::F32,
+            memory: self.memory,
         }
     }
 }

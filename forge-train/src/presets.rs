@@ -1,5 +1,7 @@
 //! The defaults of each preset.
 
+use forge_formats::config::MemoryKind;
+
 use crate::config::{
     BakingConfig, BitNetConfig, CognateConfig, CompressionConfig, Config, DataConfig, EdgeConfig,
     EvoMergeConfig, ForgeConfig, ModelShape, OptimizerPreset, Preset, QuietStarConfig, RunConfig,
@@ -137,6 +139,7 @@ fn nano_model() -> ModelShape {
         mem_dim: 32,
         mem_gate: 32,
         mem_layers: vec![1],
+        memory: MemoryKind::Ema,
     }
 }
 

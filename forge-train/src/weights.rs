@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use forge_formats::config::ModelConfig;
+use forge_formats::config::{MEMORY_GATES, MemoryKind, ModelConfig};
 use forge_formats::role::Role;
 
 use crate::rng::Rng;
@@ -38,6 +38,10 @@ impl Matrix {
     }
 }
 
+/// Biases that the gates of a new memory begin with: half of what surprises is written, with little momentum, and a
+/// thousandth is forgotten at every token.
+const TITANS_GATES: [f32; MEMORY_GATES as usize] = [0.0, -2.0, -7.0];
+
 /// All parameters of a model, ordered by key so that iteration is deterministic.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weights {
@@ -49,7 +53,7 @@ pub struct Weights {
 
 impl Weights {
     /// Fresh parameters: projections N(0, 1/cols), the embedding N(0, 0.02²), gains 1, the loop feedback gains
-    /// 0.1, memory rate bias −3 (a slow memory), halting bias −2 (rarely halts at first).
+    /// 0.1, memory rate bias −3 (a slow memory) or [`TITANS_GATES`], halting bias −2 (rarely halts at first).
     pub fn init(config: &ModelConfig, seed: u64) -> Self {
         let mut tensors = BTreeMap::new();
         for (role, layer, [rows, cols]) in config.tensors() {
@@ -58,6 +62,7 @@ impl Weights {
             match role {
                 Role::AttnNorm | Role::FfnNorm | Role::FinalNorm | Role::LoopOut => m.data.fill(1.0),
                 Role::LoopAnswer | Role::LoopLatent => m.data.fill(0.1),
+                Role::MemBias if config.memory == MemoryKind::Titans => m.data.copy_from_slice(&TITANS_GATES),
                 Role::MemBias => m.data.fill(-3.0),
                 Role::Halt => m.data[cols - 1] = -2.0,
                 _ => {

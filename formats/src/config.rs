@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::header::FEATURE_MEMORY_TITANS;
 
 /// Non-linearity of the gated feed-forward network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,24 @@ pub enum CacheKind {
 }
 
 impl CacheKind {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What a block's long-term memory is, and how a token is written into it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemoryKind {
+    /// A vector of `mem_dim` running averages, each with a learned rate.
+    #[default]
+    Ema,
+    /// A matrix `[mem_dim, mem_dim]` that maps keys to values, written by the gradient of its own error, with momentum
+    /// and forgetting (Behrouz et al. 2025, arXiv 2501.00663, equations 9 to 14).
+    Titans,
+}
+
+impl MemoryKind {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -64,7 +83,7 @@ pub struct ModelConfig {
     pub halting: bool,
     /// A token stops recursing once its halting probability exceeds this.
     pub halt_threshold: f32,
-    /// Width of the recurrent memory; 0 switches it off.
+    /// Width of the long-term memory; 0 switches it off.
     pub mem_dim: u32,
     /// Hidden width of the memory gate.
     pub mem_gate: u32,
@@ -73,7 +92,13 @@ pub struct ModelConfig {
     /// How keys and values are kept; in a file, a feature bit of the header.
     #[serde(default, skip_serializing_if = "CacheKind::is_default")]
     pub cache: CacheKind,
+    /// What the blocks' memories are; in a file, a feature bit of the header.
+    #[serde(default, skip_serializing_if = "MemoryKind::is_default")]
+    pub memory: MemoryKind,
 }
+
+/// Gates of a [`MemoryKind::Titans`] memory: of what surprises, of momentum, of forgetting.
+pub const MEMORY_GATES: u32 = 3;
 
 /// Largest sizes any reader accepts; they bound every product below `u32::MAX`.
 pub mod limits {
@@ -81,6 +106,8 @@ pub mod limits {
     pub const VOCAB: u32 = 1 << 16;
     /// Largest residual, attention, feed-forward or memory width.
     pub const WIDTH: u32 = 1 << 13;
+    /// Largest width of a memory that is a matrix.
+    pub const MATRIX: u32 = 1 << 9;
     /// Most blocks.
     pub const LAYERS: u32 = 64;
     /// Most recursions.
@@ -110,6 +137,31 @@ impl ModelConfig {
         self.mem_dim > 0 && layer < 64 && self.mem_layers >> layer & 1 == 1
     }
 
+    /// Rows of a memory's input projection: what is written and its rates, or key, value, query and the three gates.
+    pub fn mem_in_dim(&self) -> u32 {
+        match self.memory {
+            MemoryKind::Ema => 2 * self.mem_dim,
+            MemoryKind::Titans => 3 * self.mem_dim + MEMORY_GATES,
+        }
+    }
+
+    /// Values of a memory's bias: one for each rate or gate.
+    pub fn mem_bias_dim(&self) -> u32 {
+        match self.memory {
+            MemoryKind::Ema => self.mem_dim,
+            MemoryKind::Titans => MEMORY_GATES,
+        }
+    }
+
+    /// Values that one memory holds between tokens: its averages, or the matrix and its momentum.
+    pub fn mem_state(&self) -> usize {
+        let width = self.mem_dim as usize;
+        match self.memory {
+            MemoryKind::Ema => width,
+            MemoryKind::Titans => 2 * width * width,
+        }
+    }
+
     /// Checks every size against [`limits`] and the sizes against each other.
     ///
     /// # Errors
@@ -130,13 +182,26 @@ impl ModelConfig {
             (self.norm_eps.is_finite() && self.norm_eps > 0.0 && self.norm_eps < 1.0, "norm_eps"),
             ((1..=limits::RECURSION).contains(&self.recursion), "recursion"),
             (self.halt_threshold.is_finite(), "halt_threshold"),
-            (self.mem_dim <= limits::WIDTH, "mem_dim"),
+            (self.mem_dim <= self.widest_memory(), "mem_dim"),
             (self.mem_dim == 0 || width(self.mem_gate), "mem_gate"),
             (self.mem_layers.checked_shr(self.layers).unwrap_or(0) == 0, "mem_layers"),
         ];
         match checks.iter().find(|(ok, _)| !ok) {
             Some((_, field)) => Err(Error::Config(field)),
             None => Ok(()),
+        }
+    }
+
+    /// The feature bit of the memories: only models that have some say what they are.
+    pub(crate) fn memory_feature(&self) -> u32 {
+        let any = (0..self.layers).any(|layer| self.has_memory(layer));
+        if any && self.memory == MemoryKind::Titans { FEATURE_MEMORY_TITANS } else { 0 }
+    }
+
+    fn widest_memory(&self) -> u32 {
+        match self.memory {
+            MemoryKind::Ema => limits::WIDTH,
+            MemoryKind::Titans => limits::MATRIX,
         }
     }
 }

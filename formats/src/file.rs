@@ -3,9 +3,9 @@
 use core::fmt;
 
 use crate::codec::{Codec, Matrix};
-use crate::config::{CacheKind, ModelConfig};
+use crate::config::{CacheKind, MemoryKind, ModelConfig};
 use crate::error::{Error, Result};
-use crate::header::{ALIGN, FEATURE_CACHE_INT8, Header, align_up, crc32};
+use crate::header::{ALIGN, FEATURE_CACHE_INT8, FEATURE_MEMORY_TITANS, Header, align_up, crc32};
 use crate::manifest::{Content, Head, Section, take};
 use crate::role::Role;
 use crate::tokenizer::TokenizerTable;
@@ -50,9 +50,12 @@ impl<'a> File<'a> {
         if header.features & FEATURE_CACHE_INT8 != 0 {
             head.config.cache = CacheKind::Int8;
         }
+        if header.features & FEATURE_MEMORY_TITANS != 0 {
+            head.config.memory = MemoryKind::Titans;
+        }
         head.config.validate()?;
         let sections = Sections { records, left: head.sections };
-        let mut features = header.features & FEATURE_CACHE_INT8;
+        let mut features = header.features & FEATURE_CACHE_INT8 | head.config.memory_feature();
         let mut layout = Layout { sections: sections.clone(), data, end: 0, ahead: None, verify };
         for (role, layer, shape) in head.config.tensors() {
             let (section, payload) = layout.next()?.ok_or(Error::Tensor(role.name()))?;

@@ -18,9 +18,14 @@ pub const FEATURE_TERNARY_RANS: u32 = 2;
 pub const FEATURE_TERNARY_SPARSE: u32 = 4;
 /// Feature bit: the tokenizer has tokens of some bytes only ([`crate::Alphabet`]).
 pub const FEATURE_ALPHABET: u32 = 8;
+/// Feature bit: memories are matrices ([`crate::config::MemoryKind::Titans`]).
+pub const FEATURE_MEMORY_TITANS: u32 = 16;
 /// Feature bits this crate understands; any other set bit is refused.
-pub const FEATURES: u32 =
-    FEATURE_CACHE_INT8 | FEATURE_TERNARY_RANS | FEATURE_TERNARY_SPARSE | FEATURE_ALPHABET;
+pub const FEATURES: u32 = FEATURE_CACHE_INT8
+    | FEATURE_TERNARY_RANS
+    | FEATURE_TERNARY_SPARSE
+    | FEATURE_ALPHABET
+    | FEATURE_MEMORY_TITANS;
 /// Sections begin at multiples of this.
 pub const ALIGN: usize = 64;
 /// Bytes of the header.

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::codec::Codec;
-use crate::config::{Activation, CacheKind, ModelConfig};
+use crate::config::{Activation, CacheKind, MemoryKind, ModelConfig};
 use crate::error::{Error, Result};
 use crate::role::Role;
 
@@ -16,7 +16,8 @@ pub(crate) const RECORD_MAX: usize = 128;
 /// First record of the manifest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Head {
-    /// Shape and hyper-parameters. What [`ModelConfig::cache`] says is in the header instead.
+    /// Shape and hyper-parameters. What [`ModelConfig::cache`] and [`ModelConfig::memory`] say is in the header
+    /// instead.
     #[serde(with = "WireConfig")]
     pub config: ModelConfig,
     /// Number of [`Section`] records that follow.
@@ -48,6 +49,8 @@ struct WireConfig {
     mem_layers: u64,
     #[serde(skip)]
     cache: CacheKind,
+    #[serde(skip)]
+    memory: MemoryKind,
 }
 
 /// What a section holds.

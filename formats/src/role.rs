@@ -23,7 +23,7 @@ pub enum Role {
     GateUp,
     /// Down projection `[dim, ffn]`.
     Down,
-    /// Memory value and rate projection `[2 mem, dim]`.
+    /// Memory value and rate projection `[2 mem, dim]`; of a matrix, key, value, query and gates `[3 mem + 3, dim]`.
     MemIn,
     /// Bias of the memory's learned rate `[1, mem]`.
     MemBias,
@@ -139,8 +139,8 @@ impl Role {
             AttnOut => (true, [c.dim, c.attn_dim()]),
             GateUp => (true, [2 * c.ffn, c.dim]),
             Down => (true, [c.dim, c.ffn]),
-            MemIn => (memory, [2 * c.mem_dim, c.dim]),
-            MemBias => (memory, [1, c.mem_dim]),
+            MemIn => (memory, [c.mem_in_dim(), c.dim]),
+            MemBias => (memory, [1, c.mem_bias_dim()]),
             MemOut => (memory, [c.attn_dim(), c.mem_dim]),
             MemGate1 => (memory, [c.mem_gate, 2 * c.attn_dim()]),
             MemGate2 => (memory, [c.attn_dim(), c.mem_gate]),

@@ -138,9 +138,10 @@ impl Writer {
             CacheKind::F32 => 0,
             CacheKind::Int8 => FEATURE_CACHE_INT8,
         };
+        let shape = cache | self.config.memory_feature();
         // A table that cannot be parsed is refused with the file.
         let tokenizer = TokenizerTable::parse(&self.tokenizer).map_or(0, |table| table.feature());
-        self.tensors.values().fold(cache | tokenizer, |features, (codec, _)| features | codec.feature())
+        self.tensors.values().fold(shape | tokenizer, |features, (codec, _)| features | codec.feature())
     }
 
     /// Places the sections in file order.

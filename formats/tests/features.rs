@@ -2,11 +2,11 @@
 
 mod common;
 
-use common::{Raw, model, newer, patch_header, plain_config, spec};
-use forge_formats::config::CacheKind;
+use common::{Raw, full_config, model, newer, patch_header, plain_config, spec};
+use forge_formats::config::{CacheKind, MemoryKind};
 use forge_formats::header::{
-    FEATURE_ALPHABET, FEATURE_CACHE_INT8, FEATURE_TERNARY_RANS, FEATURE_TERNARY_SPARSE, FEATURES, crc32,
-    crc32_by_table,
+    FEATURE_ALPHABET, FEATURE_CACHE_INT8, FEATURE_MEMORY_TITANS, FEATURE_TERNARY_RANS,
+    FEATURE_TERNARY_SPARSE, FEATURES, crc32, crc32_by_table,
 };
 use forge_formats::tokenizer::{SpecialKind, UNKNOWN};
 use forge_formats::write::Writer;
@@ -31,6 +31,26 @@ fn an_int8_cache_is_a_feature_that_readers_must_understand() {
     assert!(differing.iter().all(|at| [10, 12, 60, 61, 62, 63].contains(at)), "{differing:?}");
     assert_eq!(bytes.len(), plain.len());
     assert_eq!(File::parse(&plain).unwrap().config().cache, CacheKind::F32);
+}
+
+#[test]
+fn a_memory_that_is_a_matrix_is_a_feature_that_readers_must_understand() {
+    let config = ModelConfig { memory: MemoryKind::Titans, ..full_config() };
+    let bytes = model(&config).finish().unwrap();
+    let file = File::parse(&bytes).unwrap();
+    assert_eq!(*file.config(), config);
+    assert_eq!((file.header().minor, file.header().features), (1, FEATURE_MEMORY_TITANS));
+    // Without the bit the tensors have the wrong shapes, and a model without memories cannot have it.
+    let mut raw = Raw::new(&bytes);
+    raw.features = 0;
+    assert!(matches!(refusal(&raw.bytes()), Error::Tensor(_)));
+    let mut raw = Raw::new(&model(&plain_config()).finish().unwrap());
+    (raw.minor, raw.features) = (1, FEATURE_MEMORY_TITANS);
+    assert_eq!(refusal(&raw.bytes()), Error::Manifest);
+    // A matrix grows with the square of its width.
+    let wide = ModelConfig { mem_dim: 513, ..config };
+    assert_eq!(wide.validate(), Err(Error::Config("mem_dim")));
+    assert_eq!(ModelConfig { memory: MemoryKind::Ema, ..wide }.validate(), Ok(()));
 }
 
 #[test]

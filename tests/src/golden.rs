@@ -10,7 +10,7 @@
 use std::path::PathBuf;
 
 use forge_formats::codec::encode::Simple;
-use forge_formats::config::{Activation, CacheKind};
+use forge_formats::config::{Activation, CacheKind, MemoryKind};
 use forge_runtime::testing::{Noise, random_model};
 use forge_runtime::{Model, ModelConfig};
 
@@ -91,6 +91,7 @@ fn plain() -> ModelConfig {
         mem_gate: 0,
         mem_layers: 0,
         cache: CacheKind::default(),
+        memory: MemoryKind::default(),
     }
 }
 
@@ -140,6 +141,7 @@ pub fn recipes() -> Vec<Recipe> {
     let memory = ModelConfig { mem_dim: 20, mem_gate: 8, mem_layers: 0b11, ..plain() };
     let grouped = grouped();
     let int8 = |config| ModelConfig { cache: CacheKind::Int8, ..config };
+    let titans = |config| ModelConfig { memory: MemoryKind::Titans, ..config };
     let wide = wide();
     // Read and write well past the window.
     let long = |recipe| Recipe { prompt: 30, generated: 30, ..recipe };
@@ -178,7 +180,9 @@ pub fn recipes() -> Vec<Recipe> {
         long(random("cache_ternary5x8", Ternary5x8, short(int8(memory)))),
         long(random("full_int8", Int8Row, short(full()))),
         long(random("wide_rans", TernaryRans, wide.clone())),
-        Recipe { sampled: Some(9), ..long(random("wide_sparse", TernarySparse, int8(wide))) },
+        Recipe { sampled: Some(9), ..long(random("wide_sparse", TernarySparse, int8(wide.clone()))) },
+        long(random("titans", Ternary2b, short(titans(full())))),
+        long(random("wide_titans", Ternary5x8, titans(wide))),
     ]
 }
 

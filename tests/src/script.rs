@@ -6,7 +6,7 @@
 //! may therefore occur only once.
 
 use forge_formats::codec::encode::{Simple, encode};
-use forge_formats::config::{Activation, CacheKind};
+use forge_formats::config::{Activation, CacheKind, MemoryKind};
 use forge_formats::tokenizer::{SpecialKind, TokenizerTable};
 use forge_formats::tools::{SlotSpec, ToolSpec, ValueSpec, to_bytes};
 use forge_formats::write::Writer;
@@ -62,6 +62,7 @@ pub fn file() -> Vec<u8> {
         mem_gate: 0,
         mem_layers: 0,
         cache: CacheKind::default(),
+        memory: MemoryKind::default(),
     };
     let tokenizer = random_tokenizer(VOCAB, 1);
     let script = script(&TokenizerTable::parse(&tokenizer).expect("a valid table"));

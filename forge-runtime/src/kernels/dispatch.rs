@@ -28,6 +28,7 @@ macro_rules! floats_with {
             relu2: compiled!($feature, relu2(gate: &[f32], up: &[f32], out: &mut [f32]) => generic::relu2),
             add: compiled!($feature, add(x: &mut [f32], y: &[f32]) => generic::add),
             remember: compiled!($feature, remember(memory: &mut [f32], values: &[f32], rates: &[f32], bias: &[f32]) => generic::remember),
+            associate: compiled!($feature, associate(state: &mut [f32], projected: &mut [f32], bias: &[f32], read: &mut [f32]) => generic::associate),
             blend: compiled!($feature, blend(o: &mut [f32], m: &[f32], gate: &[f32]) => generic::blend),
             float_rows: compiled!($feature, float_rows(w: &Matrix<'_>, xs: &[f32], stride: usize, row: &mut [f32], out: &mut Outputs<'_>)
                     => generic::float_rows),

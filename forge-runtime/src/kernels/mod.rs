@@ -71,12 +71,16 @@ pub(crate) struct Floats {
     pub(crate) relu2: fn(&[f32], &[f32], &mut [f32]),
     pub(crate) add: fn(&mut [f32], &[f32]),
     pub(crate) remember: Remember,
+    pub(crate) associate: Associate,
     pub(crate) blend: fn(&mut [f32], &[f32], &[f32]),
     pub(crate) float_rows: fn(&Matrix<'_>, &[f32], usize, &mut [f32], &mut Outputs<'_>),
 }
 
 /// `(memory, values, rates, bias)`.
 pub(crate) type Remember = fn(&mut [f32], &[f32], &[f32], &[f32]);
+
+/// `(state, projected, bias, read)`.
+pub(crate) type Associate = fn(&mut [f32], &mut [f32], &[f32], &mut [f32]);
 
 /// Integer products of panels with any number of inputs.
 #[derive(Clone, Copy)]

@@ -5,7 +5,7 @@ pub(crate) mod reference;
 
 use forge_formats::ModelConfig;
 use forge_formats::codec::encode::Simple;
-use forge_formats::config::{Activation, CacheKind};
+use forge_formats::config::{Activation, CacheKind, MemoryKind};
 use forge_runtime::testing::Noise;
 use forge_runtime::{Model, Session, Workspace};
 
@@ -43,6 +43,7 @@ pub(crate) fn plain() -> ModelConfig {
         mem_gate: 0,
         mem_layers: 0,
         cache: CacheKind::default(),
+        memory: MemoryKind::default(),
     }
 }
 
@@ -73,7 +74,7 @@ pub(crate) fn random_config(noise: &mut Noise) -> ModelConfig {
         mem_dim: if memory { 1 + noise.below(40) as u32 } else { 0 },
         mem_gate: if memory { 1 + noise.below(40) as u32 } else { 0 },
         mem_layers: if memory { noise.next_u64() & ((1 << layers) - 1) } else { 0 },
-        cache: CacheKind::default(),
+        memory: if noise.below(2) == 0 { MemoryKind::Ema } else { MemoryKind::Titans },
         ..plain()
     }
 }

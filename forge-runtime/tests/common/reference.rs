@@ -1,7 +1,7 @@
 //! `docs/numerics.md` §2 and §3 written down once more, in the plainest way: whole matrices in memory, the keys
 //! and values of every position kept, no buffers reused. Shares only the elementary functions with the runtime.
 
-use forge_formats::config::{Activation, CacheKind};
+use forge_formats::config::{Activation, CacheKind, MemoryKind};
 use forge_formats::{File, ModelConfig, Role};
 use forge_runtime::math::{cos_turns, exp, exp2, round_even, sigmoid, silu, sin_turns, sqrt};
 
@@ -56,7 +56,7 @@ impl<'a> Reference<'a> {
         let file = File::parse(bytes).unwrap();
         let config = file.config().clone();
         let cache = vec![vec![Vec::new(); config.layers as usize]; config.recursion as usize];
-        let memory = vec![vec![0.0; config.mem_dim as usize]; config.layers as usize];
+        let memory = vec![vec![0.0; config.mem_state()]; config.layers as usize];
         let (keys, values) = (cache.clone(), cache);
         Self { config, file, keys, values, memory, position: 0, recursions: 0 }
     }
@@ -157,13 +157,19 @@ impl<'a> Reference<'a> {
     fn blend(&mut self, t: usize, l: usize, a: &[f32], o: Vec<f32>, reads: &mut [Vec<f32>]) -> Vec<f32> {
         let (eps, mem) = (self.config.norm_eps, self.config.mem_dim as usize);
         if t == 0 {
-            let vr = self.linear(Role::MemIn, l, a);
+            let projected = self.linear(Role::MemIn, l, a);
             let bias = self.row(Role::MemBias, l, 0);
-            for i in 0..mem {
-                let m = self.memory[l][i];
-                self.memory[l][i] = m + sigmoid(vr[mem + i] + bias[i]) * (vr[i] - m);
-            }
-            reads[l] = self.linear(Role::MemOut, l, &norm(&self.memory[l], eps));
+            let read = match self.config.memory {
+                MemoryKind::Ema => {
+                    for i in 0..mem {
+                        let m = self.memory[l][i];
+                        self.memory[l][i] = m + sigmoid(projected[mem + i] + bias[i]) * (projected[i] - m);
+                    }
+                    self.memory[l].clone()
+                }
+                MemoryKind::Titans => associate(&mut self.memory[l], &projected, &bias),
+            };
+            reads[l] = self.linear(Role::MemOut, l, &norm(&read, eps));
         }
         let m = &reads[l];
         let joined: Vec<f32> = o.iter().chain(m).copied().collect();
@@ -243,6 +249,33 @@ impl<'a> Reference<'a> {
             }
         }
     }
+}
+
+/// §3, memory as a matrix: writes a token into `M ‖ S` and returns what it reads.
+fn associate(state: &mut [f32], projected: &[f32], bias: &[f32]) -> Vec<f32> {
+    let width = (projected.len() - 3) / 3;
+    let part =
+        |i: usize| projected[i * width..(i + 1) * width].iter().map(|x| silu(*x)).collect::<Vec<f32>>();
+    let unit = |x: Vec<f32>| {
+        let r = 1.0 / sqrt(dot(&x, &x) + 1e-6);
+        x.iter().map(|x| x * r).collect::<Vec<f32>>()
+    };
+    let (k, v, q) = (unit(part(0)), part(1), unit(part(2)));
+    let gate = |i: usize| sigmoid(projected[3 * width + i] + bias[i]);
+    let (surprise, momentum, keep) = (gate(0), gate(1), 1.0 - gate(2));
+    let mut read = Vec::new();
+    for i in 0..width {
+        let e = (0..width).fold(-v[i], |e, j| e + k[j] * state[j * width + i]);
+        let mut y = 0.0;
+        for j in 0..width {
+            let (m, s) = (j * width + i, width * width + j * width + i);
+            state[s] = momentum * state[s] - surprise * k[j] * e;
+            state[m] = keep * state[m] + state[s];
+            y += q[j] * state[m];
+        }
+        read.push(y);
+    }
+    read
 }
 
 /// §2, with i64 sums and weights taken from their decoded values.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use forge_formats::config::ModelConfig;
+use forge_formats::config::{MemoryKind, ModelConfig};
 use forge_formats::file::File;
 use forge_formats::manifest::{Content, Section};
 use forge_formats::tools::TAG;
@@ -184,7 +184,13 @@ fn config_rows(c: &ModelConfig) -> Vec<[String; 2]> {
     let memory: Vec<String> = (0..c.layers).filter(|l| c.has_memory(*l)).map(|l| l.to_string()).collect();
     let memory = match memory.is_empty() {
         true => "none".to_owned(),
-        false => format!("{} wide, gate {}, in block {}", c.mem_dim, c.mem_gate, memory.join(", ")),
+        false => {
+            let kind = match c.memory {
+                MemoryKind::Ema => "averages",
+                MemoryKind::Titans => "matrix (Titans)",
+            };
+            format!("{kind}, {} wide, gate {}, in block {}", c.mem_dim, c.mem_gate, memory.join(", "))
+        }
     };
     let halting = if c.halting { format!(", halting above {}", c.halt_threshold) } else { String::new() };
     let head = if c.tied { "tied" } else { "own head" };

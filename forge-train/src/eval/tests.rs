@@ -1,5 +1,5 @@
 use forge_formats::codec::encode::Simple;
-use forge_formats::config::{Activation, CacheKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
 use forge_formats::tools::ValueSpec;
 use forge_formats::write::Writer;
 use forge_formats::{File, Role};
@@ -30,6 +30,7 @@ fn config() -> ModelConfig {
         mem_gate: 0,
         mem_layers: 0,
         cache: CacheKind::default(),
+        memory: MemoryKind::default(),
     }
 }
 

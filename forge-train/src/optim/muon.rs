@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::Var;
-use forge_formats::config::ModelConfig;
+use forge_formats::config::{MemoryKind, ModelConfig};
 use forge_formats::role::{Role, RoleKind};
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +81,12 @@ impl Muon {
         let c = &self.model;
         match role {
             Role::Qkv => vec![c.attn_dim() as usize, c.kv_dim() as usize, c.kv_dim() as usize],
-            Role::GateUp | Role::MemIn => vec![rows / 2, rows / 2],
+            Role::GateUp => vec![rows / 2, rows / 2],
+            Role::MemIn if c.memory == MemoryKind::Titans => {
+                let width = c.mem_dim as usize;
+                vec![width, width, width, rows - 3 * width]
+            }
+            Role::MemIn => vec![rows / 2, rows / 2],
             _ => vec![rows],
         }
     }

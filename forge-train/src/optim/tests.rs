@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var};
-use forge_formats::config::{Activation, CacheKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
 use forge_formats::role::Role;
 
 use super::*;
@@ -31,6 +31,7 @@ pub(super) fn model() -> ModelConfig {
         mem_gate: 0,
         mem_layers: 0,
         cache: CacheKind::default(),
+        memory: MemoryKind::default(),
     }
 }
 

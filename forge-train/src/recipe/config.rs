@@ -1,6 +1,6 @@
 //! What a single training run depends on, with the recipes that are shipped.
 
-use forge_formats::config::ModelConfig;
+use forge_formats::config::{MemoryKind, ModelConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ModelShape, TokenizerConfig, TokenizerKind, TrainConfig};
@@ -219,6 +219,7 @@ impl Default for Recipe {
                 mem_dim: 0,
                 mem_gate: 0,
                 mem_layers: Vec::new(),
+                memory: MemoryKind::Ema,
             },
             tokenizer: TokenizerConfig { kind: TokenizerKind::Char, vocab: 512 },
             data: RecipeData { block: 64, valid_share: 0.1, clean: true, prompt_weight: 0.0, augment: 0.0 },

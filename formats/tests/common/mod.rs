@@ -6,7 +6,7 @@ pub mod exercise;
 use forge_formats::codec::bitstream::BitWriter;
 use forge_formats::codec::encode::{Simple, encode};
 use forge_formats::codec::{Codec, HyperParams, SeedLmParams, VptqParams, hyper};
-use forge_formats::config::{Activation, CacheKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
 use forge_formats::file::File;
 use forge_formats::header::{ALIGN, HEADER_LEN, Header, crc32};
 use forge_formats::manifest::{Content, Head, Section};
@@ -55,6 +55,7 @@ pub fn plain_config() -> ModelConfig {
         mem_gate: 0,
         mem_layers: 0,
         cache: CacheKind::default(),
+        memory: MemoryKind::default(),
     }
 }
 
@@ -265,9 +266,9 @@ impl Raw {
 }
 
 /// The full model as one of version 1.1 that uses everything new: trits entropy-coded and sparse in turn, int8 caches,
-/// and tools.
+/// memories that are matrices, and tools.
 pub fn newer() -> Writer {
-    let config = ModelConfig { cache: CacheKind::Int8, ..full_config() };
+    let config = ModelConfig { cache: CacheKind::Int8, memory: MemoryKind::Titans, ..full_config() };
     let projections = config.tensors().filter(|(role, ..)| role.kind() == RoleKind::Projection);
     let mut writer = model(&config).tools(schema());
     for (turn, (role, layer, [rows, cols])) in projections.enumerate() {

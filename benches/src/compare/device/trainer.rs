@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use candle_core::Device;
-use forge_formats::config::{Activation, CacheKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
 use forge_train::config::{Config, Preset, TrainConfig};
 use forge_train::data::batch::Batch;
 use forge_train::data::source::BatchSource;
@@ -66,6 +66,7 @@ fn model() -> ModelConfig {
         mem_gate: 0,
         mem_layers: 0,
         cache: CacheKind::F32,
+        memory: MemoryKind::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 //! (`super::dispatch`); vectorising changes no result, since every lane does what `docs/numerics.md` says.
 #![forbid(unsafe_code)]
 
+mod associate;
 mod attend;
 mod attend_compact;
 mod attend_fixed;
@@ -10,6 +11,7 @@ mod elementwise;
 mod quantise;
 mod rows;
 
+pub(crate) use associate::associate;
 #[allow(unused_imports, reason = "little code has a function of its own")]
 pub(crate) use attend::{HeadF32, attend};
 #[cfg(little_code)]

@@ -37,6 +37,7 @@ pub(super) const FLOATS: Floats = Floats {
     relu2: generic::relu2,
     add: generic::add,
     remember: generic::remember,
+    associate: generic::associate,
     blend: generic::blend,
     float_rows: generic::float_rows,
 };

@@ -1,9 +1,11 @@
 //! One application of a block, in parts that can be recomputed one by one.
 
 use candle_core::Tensor;
+use forge_formats::config::MemoryKind;
 
 use super::{Halted, Layer, Memory, Pass, State, gain};
 use crate::error::{Error, Result};
+use crate::nn::ops::associate::Associate;
 use crate::nn::ops::block::Parameter;
 use crate::nn::ops::carry::Carry;
 use crate::nn::ops::dropout::Mask;
@@ -169,8 +171,12 @@ impl Pass<'_> {
     /// Writes the memory and reads it, in the first recursion.
     fn remember(&self, memory: &Memory, u: &Tensor, norm: Option<&Tensor>) -> Result<Tensor> {
         let written = self.linear(&memory.input, u, Prologue::Identity, norm)?;
-        let state = apply2(Scan { cols: self.stack.attention.cols }, &written, &memory.bias)?;
-        self.linear(&memory.output, &state, Prologue::Identity, None)
+        let cols = self.stack.attention.cols;
+        let read = match self.net.config().memory {
+            MemoryKind::Ema => apply2(Scan { cols }, &written, &memory.bias)?,
+            MemoryKind::Titans => apply2(Associate { cols }, &written, &memory.bias)?,
+        };
+        self.linear(&memory.output, &read, Prologue::Identity, None)
     }
 }
 

@@ -6,6 +6,7 @@
 //! Work is split into chunks of fixed size and partial sums are added in the order of the chunks: results do not
 //! depend on the number of threads.
 
+pub(crate) mod associate;
 pub(crate) mod attention;
 pub(crate) mod bf16;
 pub(crate) mod block;

@@ -82,6 +82,8 @@ fn shapes() -> Vec<ModelConfig> {
         ModelConfig { recursion: 2, halting: false, tied: true, ..base.clone() },
         ModelConfig { activation: Activation::Relu2, norm_gain: false, ..base.clone() },
         ModelConfig { recursion: 2, window: 64, mem_layers: 0b11, ..base.clone() },
+        ModelConfig { mem_layers: 0b11, memory: MemoryKind::Titans, ..base.clone() },
+        ModelConfig { mem_dim: 21, memory: MemoryKind::Titans, ..base.clone() },
         ModelConfig { halt_threshold: 0.12, ..nano() },
         ModelConfig { recursion: 3, halting: true, halt_threshold: 0.12, ..nano() },
         base,

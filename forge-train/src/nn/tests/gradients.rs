@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{Shape, bail};
 
 use super::*;
+use crate::nn::ops::associate::Associate;
 use crate::nn::ops::attention::Attention;
 use crate::nn::ops::carry::{Carry, HaltLogit};
 use crate::nn::ops::dropout::{Dropout, Dropped, Mask};
@@ -181,6 +182,11 @@ fn attention_across_blocks() {
 #[test]
 fn memory() {
     check::<2>(Scan { cols: 5 }, [&[10, 6], &[1, 3]]);
+    // States are kept every 16 tokens: sequences that end before, at and behind the next.
+    for cols in [5, 16, 37] {
+        check::<2>(Associate { cols }, [&[2 * cols, 3 * 3 + 3], &[1, 3]]);
+    }
+    check::<2>(Associate { cols: 4 }, [&[4, 3 * 18 + 3], &[1, 3]]);
     check::<3>(GateBlend, [&[4, 6], &[4, 6], &[4, 6]]);
     check::<2>(Concat, [&[4, 3], &[4, 3]]);
 }

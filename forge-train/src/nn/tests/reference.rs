@@ -77,7 +77,35 @@ impl Plain<'_> {
         p.matmul(&v.contiguous()?)?.transpose(1, 2)?.reshape((b, t, a))
     }
 
+    /// `S = η S − θ kᵀ(k M − v)`, `M = (1 − α) M + S`, read `q M`: matrices, a token at a time.
+    fn associations(&self, layer: u32, a: &Tensor) -> Result<Tensor> {
+        let m = self.c.mem_dim as usize;
+        let projected = self.linear(Role::MemIn, layer, a)?;
+        let (b, t, _) = projected.dims3()?;
+        let part = |i: usize| projected.narrow(2, i * m, m)?.silu();
+        let unit = |x: Tensor| x.broadcast_div(&(x.sqr()?.sum_keepdim(2)? + 1e-6)?.sqrt()?);
+        let (k, v, q) = (unit(part(0)?)?, part(1)?, unit(part(2)?)?);
+        let gates = projected.narrow(2, 3 * m, 3)?.broadcast_add(self.var(Role::MemBias, layer))?;
+        let gates = candle_nn::ops::sigmoid(&gates)?;
+        let mut memory = Tensor::zeros((b, m, m), DType::F32, &Device::Cpu)?;
+        let mut moment = memory.clone();
+        let mut reads = Vec::new();
+        for s in 0..t {
+            let [k, v, q] = [&k, &v, &q].map(|x| x.narrow(1, s, 1).unwrap());
+            let gate = |g: usize| gates.narrow(1, s, 1)?.narrow(2, g, 1);
+            let error = (k.matmul(&memory)? - v)?;
+            let gradient = k.t()?.contiguous()?.matmul(&error)?;
+            moment = (moment.broadcast_mul(&gate(1)?)? - gradient.broadcast_mul(&gate(0)?)?)?;
+            memory = (memory.broadcast_mul(&(1.0 - gate(2)?)?)? + &moment)?;
+            reads.push(q.matmul(&memory)?);
+        }
+        self.linear(Role::MemOut, layer, &self.norm(&Tensor::cat(&reads, 1)?)?)
+    }
+
     fn memory(&self, layer: u32, a: &Tensor) -> Result<Tensor> {
+        if self.c.memory == MemoryKind::Titans {
+            return self.associations(layer, a);
+        }
         let m = self.c.mem_dim as usize;
         let vr = self.linear(Role::MemIn, layer, a)?;
         let (b, t, _) = vr.dims3()?;
@@ -208,6 +236,7 @@ fn fused_network_equals_elementary_operations() {
         kv_heads: 4,
         ..everything.clone()
     });
+    compare(&ModelConfig { memory: MemoryKind::Titans, mem_layers: 0b11, ..everything.clone() });
     compare(&ModelConfig { recursion: 2, mem_dim: 0, mem_layers: 0, window: 64, ..everything });
 }
 

@@ -1,6 +1,6 @@
 //! Small models for the tests of this phase.
 
-use forge_formats::config::{Activation, CacheKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
 
 use crate::weights::Weights;
 
@@ -27,6 +27,7 @@ pub(crate) fn config() -> ModelConfig {
         mem_gate: 4,
         mem_layers: 1,
         cache: CacheKind::default(),
+        memory: MemoryKind::default(),
     }
 }
 

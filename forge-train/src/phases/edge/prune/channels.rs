@@ -1,6 +1,6 @@
 //! Removal of hidden channels: of the feed-forward network, the memory, and the memory's gate.
 
-use forge_formats::config::ModelConfig;
+use forge_formats::config::{MemoryKind, ModelConfig};
 use forge_formats::role::Role;
 
 use super::{both_halves, check_choice, columns, compensation, rebuild, rows};
@@ -27,20 +27,33 @@ pub fn keep_ffn(w: &Weights, keep: &[Vec<usize>]) -> Result<Weights> {
     })
 }
 
-/// Keeps the memory channels `keep[block]`, rising, none for a block without memory: rows of both halves of
-/// `MemIn`, entries of `MemBias`, columns of `MemOut`.
+/// Keeps the memory channels `keep[block]`, rising, none for a block without memory: rows of every part of
+/// `MemIn` but the gates of a matrix, entries of `MemBias` where there is one a channel, columns of `MemOut`.
 ///
 /// # Errors
 /// As [`keep_ffn`].
 pub fn keep_memory(w: &Weights, keep: &[Vec<usize>]) -> Result<Weights> {
     let before = w.config.mem_dim;
+    let titans = w.config.memory == MemoryKind::Titans;
     let mem_dim = check_choice(keep, &w.config, before, |l| w.config.has_memory(l))?;
     let scale = compensation(before as usize, mem_dim as usize);
     rebuild(ModelConfig { mem_dim, ..w.config.clone() }, |role, layer| {
         let m = w.get(role, layer);
         let chosen = || &keep[layer as usize];
         match role {
+            Role::MemIn if titans => {
+                let part = |i: usize| chosen().iter().map(move |c| c + i * before as usize);
+                rows(
+                    m,
+                    &part(0)
+                        .chain(part(1))
+                        .chain(part(2))
+                        .chain(3 * before as usize..m.rows)
+                        .collect::<Vec<_>>(),
+                )
+            }
             Role::MemIn => rows(m, &both_halves(chosen(), before as usize)),
+            Role::MemBias if titans => m.clone(),
             Role::MemBias => columns(m, chosen(), 1.0),
             Role::MemOut => columns(m, chosen(), scale),
             _ => m.clone(),

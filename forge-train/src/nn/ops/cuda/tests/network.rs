@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
-use forge_formats::config::{Activation, CacheKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
 use forge_formats::role::Role;
 
 use super::{Gpu, Report, gpu, noise};
@@ -35,6 +35,7 @@ fn whole() -> ModelConfig {
         mem_gate: 40,
         mem_layers: 0b10,
         cache: CacheKind::default(),
+        memory: MemoryKind::default(),
     }
 }
 
