@@ -30,6 +30,8 @@ pub(crate) enum Module {
     Attention(usize),
     Norm,
     Memory,
+    /// Memories that are matrices, of a width.
+    Associate(usize),
     Embedding,
     Loss,
     /// The loops of the optimisers.
@@ -46,6 +48,7 @@ impl Module {
             Module::Attention(_) => include_str!("kernels/attention.cu"),
             Module::Norm => include_str!("kernels/norm.cu"),
             Module::Memory => include_str!("kernels/memory.cu"),
+            Module::Associate(_) => include_str!("kernels/associate.cu"),
             Module::Embedding => include_str!("kernels/embedding.cu"),
             Module::Loss => include_str!("kernels/loss.cu"),
             Module::Optimizer => include_str!("../../../optim/cuda/optimizer.cu"),
@@ -61,6 +64,7 @@ impl Module {
                 format!("-DVECTOR={vector}"),
             ],
             Module::Attention(head) => vec![format!("-DHEAD={head}")],
+            Module::Associate(width) => vec![format!("-DWIDTH={width}")],
             _ => Vec::new(),
         }
     }

@@ -19,6 +19,7 @@
 //! runs on the device's one stream. Host values that operations read are uploaded once a batch; nothing is read back
 //! but losses, token scores and the halting logits of a pass that halts.
 
+mod associate;
 mod attention;
 mod block;
 mod dropout;

@@ -139,6 +139,8 @@ fn networks_agree_with_the_cpu() {
     for precision in [Precision::FLOAT, Precision::TERNARY] {
         let case = Case::new(whole(), precision);
         compare(&gpu, &mut report, &format!("everything, {precision:?}"), &case);
+        let titans = ModelConfig { memory: MemoryKind::Titans, ..whole() };
+        compare(&gpu, &mut report, &format!("a matrix, {precision:?}"), &Case::new(titans, precision));
         let config = ModelConfig {
             tied: true,
             norm_gain: false,
@@ -187,7 +189,7 @@ fn halting_networks_agree_with_the_cpu() {
 fn the_same_step_gives_the_same_bytes() {
     let Some(gpu) = gpu() else { return };
     for precision in [Precision::FLOAT, Precision::TERNARY] {
-        for config in [whole(), plain()] {
+        for config in [whole(), plain(), ModelConfig { memory: MemoryKind::Titans, ..whole() }] {
             let net = Network::new(&weights(&config), precision, &gpu.device).unwrap();
             let case = Case { fused: true, dropout: true, ..Case::new(config, precision) };
             let run = || {

@@ -7,6 +7,7 @@ use candle_core::{Tensor, Var};
 use forge_formats::config::Activation;
 
 use super::{Gpu, Report, gpu, noise, probe, rounded, values};
+use crate::nn::ops::associate::Associate;
 use crate::nn::ops::attention::Attention;
 use crate::nn::ops::carry::{Carry, HaltLogit};
 use crate::nn::ops::dropout::{Dropout, Dropped, Mask};
@@ -236,6 +237,13 @@ fn memory_and_carrying() {
     let bias = operand(&[1, d], Type::F32, 2);
     let scan = |[a, b]: [&Tensor; 2]| apply2(Scan { cols: 50 }, a, b);
     compare::<2>(&gpu, &mut report, "scan", &[rows(2 * d, 1), bias], &Scan { cols: 50 }, scan, [BF16; 2]);
+    for (n, cols, width) in [(150, 50, 37), (96, 16, 64), (64, 64, 8)] {
+        let projected = operand(&[n, 3 * width + 3], Type::Bf16, 1);
+        let bias = operand(&[1, 3], Type::F32, 2);
+        let apply = |[a, b]: [&Tensor; 2]| apply2(Associate { cols }, a, b);
+        let name = &format!("associate {width}");
+        compare::<2>(&gpu, &mut report, name, &[projected, bias], &Associate { cols }, apply, [BF16, 1e-2]);
+    }
     let three = [rows(d, 1), rows(d, 2), rows(d, 3)];
     let blend = |[a, b, c]: [&Tensor; 3]| apply3(GateBlend, a, b, c);
     compare::<3>(&gpu, &mut report, "gate blend", &three, &GateBlend, blend, [BF16; 2]);
