@@ -90,15 +90,36 @@ fn print_and_check(name: &str, rows: &[(PhaseId, u64, u64)]) {
 fn predictions_are_within_15_percent() {
     let dir = tempfile::tempdir().unwrap();
     let mut worst = 1.0_f64;
-    for (name, preset, extra) in [("nano", "nano", &[][..]), ("tiny", "tiny", &[][..])] {
-        let rows = table(&dir.path().join(name), preset, extra);
+    // A model that has learned nothing does not pass the gates behind it.
+    let taught = ["phase1.trunk.steps=60", "phase5.train.steps=80", "phase5.control_steps=15"];
+    for (name, extra) in [("nano", &[][..]), ("tiny", &taught[..])] {
+        let rows = table(&dir.path().join(name), name, extra);
+        assert_eq!(rows.len(), PhaseId::ALL.len(), "{name} ended early");
         print_and_check(name, &rows);
-        for (_, predicted, measured) in rows {
-            let ratio = predicted as f64 / measured as f64;
-            worst = worst.max(ratio.max(1.0 / ratio));
-        }
+        worst =
+            rows.iter().map(|(_, predicted, measured)| apart(*predicted, *measured)).fold(worst, f64::max);
     }
     assert!(worst <= 1.15, "off by a factor of {worst:.2}");
+}
+
+/// By what factor two numbers differ, whichever is larger.
+fn apart(a: u64, b: u64) -> f64 {
+    let ratio = a as f64 / b as f64;
+    ratio.max(1.0 / ratio)
+}
+
+#[test]
+fn phase_1_takes_what_is_predicted_and_not_what_a_larger_batch_would() {
+    let dir = tempfile::tempdir().unwrap();
+    let few = ["data.eval_examples=8"];
+    let (predicted, measured) = one(&dir.path().join("nano"), &few);
+    assert!(apart(predicted, measured) <= 1.15, "{predicted} bytes predicted, {measured} measured");
+    let larger = ["data.eval_examples=8", "phase1.trunk.batch_tokens=4096"];
+    let predicted = predicted_of_one(&larger);
+    assert!(
+        apart(predicted, measured) > 1.15,
+        "{predicted} bytes for four times the batch, {measured} measured"
+    );
 }
 
 /// A single stage with a batch large enough that activations dominate.
@@ -109,7 +130,7 @@ fn recomputation_and_micro_batches_lower_the_peak() {
     let large = ["phase1.trunk.batch_tokens=16384", "phase1.trunk.steps=2", "phase1.branch.steps=1"];
     let measure = |name: &str, extra: &[&str]| {
         let settings: Vec<&str> = large.iter().chain(extra).copied().collect();
-        let (_, predicted, measured) = table_of_one(&dir.path().join(name), &settings);
+        let (predicted, measured) = one(&dir.path().join(name), &settings);
         println!("{name:<24} {:>6.0} MB {:>6.0} MB", predicted as f64 / 1e6, measured as f64 / 1e6);
         measured
     };
@@ -119,16 +140,25 @@ fn recomputation_and_micro_batches_lower_the_peak() {
     assert!(recomputed < whole && parts < whole);
 }
 
-/// Phase 1 alone.
-fn table_of_one(out: &Path, extra: &[&str]) -> (PhaseId, u64, u64) {
-    let set: Vec<String> = SHORT.iter().chain(extra).map(|s| (*s).to_owned()).collect();
+/// Settings of nano's phase 1 alone.
+fn settings_of_one(extra: &[&str]) -> Vec<String> {
+    SHORT.iter().chain(extra).map(|s| (*s).to_owned()).collect()
+}
+
+fn predicted_of_one(extra: &[&str]) -> u64 {
+    let set = settings_of_one(extra);
     let config = config_load::load(&Layers { preset: None, file: None, set: &set }).unwrap();
     let model = config.model_config(config.tokenizer.vocab);
+    phase_bytes(PhaseId::Cognate, &config, &model, Place::Cpu)
+}
+
+/// Runs nano's phase 1 and returns what was predicted and what was measured.
+fn one(out: &Path, extra: &[&str]) -> (u64, u64) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_forge-train"));
     command.args(["pipeline", "--quiet", "--preset", "nano", "--to", "cognate", "--out"]).arg(out);
-    set.iter().for_each(|s| {
+    settings_of_one(extra).iter().for_each(|s| {
         command.args(["--set", s]);
     });
     let (measured, ..) = peak(&mut command);
-    (PhaseId::Cognate, phase_bytes(PhaseId::Cognate, &config, &model, Place::Cpu), measured)
+    (predicted_of_one(extra), measured)
 }

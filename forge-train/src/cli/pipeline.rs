@@ -217,7 +217,9 @@ fn resume(
         let config = config_load::override_with(session.config(), &args.set)?;
         session.reconfigure(&config, range.first)?;
     }
-    let device = args.device.unwrap_or(session.config().run.device).open()?;
+    let device = args.device.unwrap_or(session.config().run.device);
+    fits_memory(session.config(), device, args.memory)?;
+    let device = device.open()?;
     let data = prepared(session.source(), session.config(), &args.out, progress)?;
     Ok((session, data, device))
 }
@@ -278,11 +280,14 @@ fn fits(config: &Config, args: &Args) -> Result<()> {
     let model = config.model_config(config.tokenizer.vocab);
     model.validate()?;
     disk::check(&args.out, disk::session_bytes(config, &model))?;
-    let place = match config.run.device {
-        DeviceChoice::Cuda(_) => Place::Gpu,
-        DeviceChoice::Cpu | DeviceChoice::Auto => Place::Cpu,
-    };
-    args.memory.map_or(Ok(()), |budget| memory::check(config, &model, place, budget))
+    fits_memory(config, config.run.device, args.memory)
+}
+
+/// Refuses what needs more memory than `budget`, where one is given.
+fn fits_memory(config: &Config, device: DeviceChoice, budget: Option<u64>) -> Result<()> {
+    let Some(budget) = budget else { return Ok(()) };
+    let place = if device.open()?.is_cuda() { Place::Gpu } else { Place::Cpu };
+    memory::check(config, &config.model_config(config.tokenizer.vocab), place, budget)
 }
 
 /// Prints the plan; one that cannot work is a failed gate.

@@ -9,6 +9,7 @@ use forge_train::device;
 use forge_train::error::Result;
 use forge_train::pipeline::prepare::DataSource;
 use forge_train::pipeline::progress::{Reporter, Style, duration};
+use forge_train::pipeline::size::parse_size;
 use forge_train::pipeline::table::{Align, bytes as size, count, layout};
 use forge_train::pipeline::{Progress, StopFlag};
 use forge_train::recipe::{self, Recipe, Report, RunDirectory};
@@ -58,6 +59,9 @@ pub(crate) struct Args {
     /// Where training computes: cpu, cuda, cuda:N, or auto for a GPU where there is one
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: String,
+    /// Refuse to train what needs more memory than this, such as 6GB or 512MiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    memory: Option<u64>,
     /// The run's directory; forge-runs/RECIPE-SEED without it
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -88,7 +92,7 @@ pub(crate) fn main(args: &Args) -> Outcome {
     let progress = Reporter::new(Style::detect(args.quiet));
     let stop = StopFlag::new();
     watch_signals(&stop)?;
-    let result = recipe::run(&directory, &device, &progress, &stop);
+    let result = recipe::run(&directory, &device, args.memory, &progress, &stop);
     progress.finish();
     let report = result.map_err(|error| Failure::Session(error, resume_command(args, directory.path())))?;
     if args.json { print_json(&report) } else { print(&text(&report, &directory.model())) }

@@ -30,6 +30,7 @@ pub use rate::Rate;
 pub use runner::workspace;
 pub use sample::{SampleOptions, generate};
 pub use text::{BlockScore, TextOptions, TextReport, TextTokens, evaluate_text, score_text};
+pub(crate) use together::TOGETHER;
 
 use crate::data::builtin::is_persona_reply;
 use crate::data::{Completion, Example, Examples, Slice, encode};

@@ -8,7 +8,7 @@ use crate::error::Result;
 
 /// Sequences that go through the model together, unless there is too little memory or work for so many. Weights are
 /// read once for all of them.
-const TOGETHER: usize = 32;
+pub(crate) const TOGETHER: usize = 32;
 /// Sequences of a group for each place in its batch: where one ends, the next takes its place, so that short ones do not
 /// wait for long ones.
 const IN_TURN: usize = 4;

@@ -10,6 +10,7 @@ use forge_formats::role::{Role, RoleKind};
 use crate::config::{Config, TrainConfig};
 use crate::engine::shards::SHARDS;
 use crate::error::{Error, Result};
+use crate::eval::TOGETHER;
 use crate::pipeline::phase::PhaseId;
 use crate::pipeline::stages::{StageKind, stages};
 use crate::pipeline::table::bytes as size;
@@ -27,12 +28,14 @@ pub enum Place {
 const BASE_BYTES: u64 = 40_000_000;
 /// What worker threads, their allocators and packed matrices add once it trains, in bytes.
 const TRAINING_BYTES: u64 = 75_000_000;
-/// What the evaluation behind training adds for each of `data.eval_examples`, in bytes.
+/// What the evaluation behind training adds for each of `data.eval_examples`, beside the caches, in bytes.
 const EVALUATION_BYTES: u64 = 60_000;
-/// What scoring candidates side by side adds in the search of phase 2, in bytes.
-const SEARCH_BYTES: u64 = 60_000_000;
-/// Memory of a thousand built-in examples of each kind, in bytes: texts, and sequences encoded for training.
-const EXAMPLES_BYTES: u64 = 2_700_000;
+/// Positions of candidates that are scored side by side in the search of phase 2.
+const SEARCH_POSITIONS: u64 = 5_300;
+/// Memory of a thousand built-in examples of each kind, in bytes.
+const EXAMPLES_BYTES: u64 = 1_500_000;
+/// Memory of the sequences that a thousand of them are encoded to for training, in bytes.
+const SEQUENCES_BYTES: u64 = 1_200_000;
 /// What a CUDA context and its libraries take on the device, in bytes.
 const GPU_BASE_BYTES: u64 = 600_000_000;
 
@@ -46,8 +49,7 @@ pub fn stage_bytes(
 ) -> u64 {
     let at_once = positions_at_once(stage, train, longest);
     let width = if place == Place::Gpu { 2 } else { 4 };
-    let activations =
-        at_once * width * (kept(model, train) + widest(model)) + at_once * 4 * logits(model, stage, place);
+    let activations = at_once * (width * (kept(model, train) + widest(model)) + logits_bytes(model, stage, place));
     parameter_bytes(model, stage, train, place) + activations
 }
 
@@ -70,13 +72,15 @@ fn parameter_bytes(model: &ModelConfig, stage: &StageKind<'_>, train: &TrainConf
     let shards = if place == Place::Gpu { 1 } else { SHARDS as u64 };
     // A gradient for each shard, and their sum.
     let gradients = (shards + 1) * parameters;
-    // Integer values and what they stand for, made for each shard's pass.
-    let forms = match (place, stage.ternary) {
-        (Place::Cpu, true) => 2 * shards * parameters,
-        (Place::Cpu, false) => 0,
-        (Place::Gpu, _) => parameters,
+    // What integers stand for, made once a step for all shards.
+    let forms = if stage.ternary || place == Place::Gpu { parameters } else { 0 };
+    // On a GPU only a teacher, its parameters and their forms, lies beside the one that is trained.
+    let others = match place {
+        Place::Cpu => stage.others,
+        Place::Gpu if stage.distils => 2,
+        Place::Gpu => 0,
     };
-    4 * (parameters + moments + extras * parameters + gradients + forms + stage.others * parameters)
+    4 * (parameters + moments + extras * parameters + gradients + forms + others * parameters)
 }
 
 fn sizes(model: &ModelConfig) -> impl Iterator<Item = (Role, u64)> + '_ {
@@ -120,32 +124,65 @@ fn widest(model: &ModelConfig) -> u64 {
     3 * hidden(model).max(wide) + 2 * u64::from(model.dim)
 }
 
-/// Logits for each position that exist at once: none where head and loss are one operation, and all recursions' and
-/// their gradient where the halting head is taught, which needs each token's loss.
-fn logits(model: &ModelConfig, stage: &StageKind<'_>, place: Place) -> u64 {
-    let taught = model.halting || place == Place::Gpu;
-    let own = if taught { u64::from(model.recursion) + 2 } else { 0 };
-    let teacher = if stage.distils { 3 } else { 0 };
+/// Logits for each position that exist at once, in bytes: none where head and loss are one operation, and all recursions'
+/// and their gradient where the halting head is taught, which needs each token's loss. On a GPU always all recursions',
+/// in f32, and a gradient in bf16.
+fn logits_bytes(model: &ModelConfig, stage: &StageKind<'_>, place: Place) -> u64 {
+    let recursions = u64::from(model.recursion);
+    let own = match place {
+        Place::Cpu if model.halting => 4 * (recursions + 2),
+        Place::Cpu => 0,
+        Place::Gpu => 4 * recursions + 2,
+    };
+    let teacher = if stage.distils { 4 * 3 } else { 0 };
     (own + teacher) * u64::from(model.vocab)
+}
+
+/// What the evaluation of an emitted file takes: its examples, and the keys and values of those read side by side.
+fn evaluation_bytes(config: &Config, model: &ModelConfig) -> u64 {
+    let examples = config.data.eval_examples as u64;
+    let caches = 4 * 2 * u64::from(model.recursion) * u64::from(model.layers) * u64::from(model.window);
+    let heads = u64::from(model.kv_heads * model.head_dim);
+    EVALUATION_BYTES * examples + caches * heads * examples.min((SHARDS * TOGETHER) as u64)
 }
 
 /// Estimated largest memory of a phase, in bytes: on the CPU the whole process, on a GPU what lies there.
 pub fn phase_bytes(phase: PhaseId, config: &Config, model: &ModelConfig, place: Place) -> u64 {
     let longest = config.data.max_len as u64;
     let training = stages(phase, config).iter().map(|s| stage_bytes(model, s, s.train, longest, place)).max();
-    let data = EXAMPLES_BYTES * config.data.builtin_thousands as u64;
-    match (place, training) {
-        (Place::Gpu, training) => GPU_BASE_BYTES + training.unwrap_or(0),
-        (Place::Cpu, Some(training)) => {
-            let evaluation = EVALUATION_BYTES * config.data.eval_examples as u64;
-            BASE_BYTES + data + TRAINING_BYTES + training + evaluation
-        }
-        (Place::Cpu, None) if phase == PhaseId::EvoMerge => {
-            let candidates = 4 + (config.phase2.search.elite + config.phase2.search.mutants) as u64;
-            BASE_BYTES + data + SEARCH_BYTES + 4 * candidates * model.parameters()
-        }
-        (Place::Cpu, None) => BASE_BYTES + data + 4 * 2 * model.parameters(),
+    let training = training.map(|training| beside_training(phase, config, model, place) + training);
+    if place == Place::Gpu {
+        return training.unwrap_or(GPU_BASE_BYTES);
     }
+    let others = match phase {
+        PhaseId::EvoMerge => {
+            let search = &config.phase2.search;
+            let candidates = 4 + (search.elite + search.mutants) as u64;
+            let scoring = 10 * u64::from(model.dim) + 3 * u64::from(model.vocab);
+            4 * (candidates * model.parameters() + SEARCH_POSITIONS * scoring)
+        }
+        _ => 4 * 2 * model.parameters(),
+    };
+    let evaluated = BASE_BYTES + examples_bytes(config) + others + evaluation_bytes(config, model);
+    training.unwrap_or(0).max(evaluated)
+}
+
+/// What a phase holds while one of its stages trains.
+fn beside_training(phase: PhaseId, config: &Config, model: &ModelConfig, place: Place) -> u64 {
+    if place == Place::Gpu {
+        return GPU_BASE_BYTES;
+    }
+    let sequences = SEQUENCES_BYTES * config.data.builtin_thousands as u64;
+    // Calls have lost their system text there.
+    let sequences = if phase == PhaseId::Edge { sequences / 2 } else { sequences };
+    // Between their stages these measure files, with everything for training at hand.
+    let measures = matches!(phase, PhaseId::QuietStar | PhaseId::Baking);
+    let evaluation = if measures { evaluation_bytes(config, model) } else { 0 };
+    BASE_BYTES + examples_bytes(config) + TRAINING_BYTES + sequences + evaluation
+}
+
+fn examples_bytes(config: &Config) -> u64 {
+    EXAMPLES_BYTES * config.data.builtin_thousands as u64
 }
 
 /// Refuses a run that does not fit into `budget` bytes.
@@ -157,16 +194,46 @@ pub fn check(config: &Config, model: &ModelConfig, place: Place, budget: u64) ->
         let needed = phase_bytes(phase, config, model, place);
         if needed > budget {
             let what = format!("phase {phase} needs about {}, the budget is {}", size(needed), size(budget));
-            let hint = smaller(phase, config, model, place, budget).unwrap_or_else(|| {
-                "no size of micro-batch fits; choose a smaller preset or a larger `--memory`".into()
-            });
+            let hint = smaller(phase, config, model, place, budget).unwrap_or_else(nothing_fits);
             return Err(Error::Usage { what, hint });
         }
     }
     Ok(())
 }
 
-/// Settings with which a phase fits, smallest change first: micro-batches cost nothing, recomputation a third more time.
+/// Refuses a single stage that does not fit into `budget` bytes beside `rest` bytes of models and data.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_stage(
+    model: &ModelConfig,
+    stage: &StageKind<'_>,
+    longest: u64,
+    place: Place,
+    rest: u64,
+    budget: u64,
+) -> Result<()> {
+    let rest = rest + if place == Place::Gpu { GPU_BASE_BYTES } else { BASE_BYTES + TRAINING_BYTES };
+    let needed = rest + stage_bytes(model, stage, stage.train, longest, place);
+    if needed <= budget {
+        return Ok(());
+    }
+    let settings = budget.checked_sub(rest).and_then(|left| milder(model, stage, longest, place, left));
+    Err(Error::Usage {
+        what: format!("training needs about {}, the budget is {}", size(needed), size(budget)),
+        hint: settings.map_or_else(nothing_fits, |settings| would_fit(&settings)),
+    })
+}
+
+fn nothing_fits() -> String {
+    "no size of micro-batch fits; choose a smaller model or a larger `--memory`".into()
+}
+
+fn would_fit(settings: &[String]) -> String {
+    format!("it would fit with {}", settings.join(" "))
+}
+
+/// Settings with which a phase fits.
 fn smaller(
     phase: PhaseId,
     config: &Config,
@@ -175,75 +242,36 @@ fn smaller(
     budget: u64,
 ) -> Option<String> {
     let longest = config.data.max_len as u64;
-    let rest = phase_bytes(phase, config, model, place)
-        - stages(phase, config).iter().map(|s| stage_bytes(model, s, s.train, longest, place)).max()?;
-    let mut settings = Vec::new();
-    for stage in stages(phase, config) {
-        let fits = |train: &TrainConfig| rest + stage_bytes(model, &stage, train, longest, place) <= budget;
-        if fits(stage.train) {
-            continue;
-        }
-        let micro = |recompute: bool| {
-            let halves = (0..20).map(|i| stage.positions >> i).take_while(|m| *m as u64 >= 2 * longest);
-            halves.map(move |micro_tokens| TrainConfig { micro_tokens, recompute, ..stage.train.clone() })
-        };
-        let chosen = micro(stage.train.recompute).chain(micro(true)).find(fits)?;
-        settings.push(format!("--set {}.micro_tokens={}", stage.section, chosen.micro_tokens));
-        if chosen.recompute && !stage.train.recompute {
-            settings.push(format!("--set {}.recompute=true", stage.section));
-        }
+    let left = budget.checked_sub(beside_training(phase, config, model, place))?;
+    let stages = stages(phase, config);
+    let tight = stages.iter().filter(|s| stage_bytes(model, s, s.train, longest, place) > left);
+    let settings =
+        tight.map(|stage| milder(model, stage, longest, place, left)).collect::<Option<Vec<_>>>()?;
+    (!settings.is_empty()).then(|| would_fit(&settings.concat()))
+}
+
+/// Settings with which a stage takes at most `budget` bytes, smallest change first: micro-batches cost nothing,
+/// recomputation a third more time.
+fn milder(
+    model: &ModelConfig,
+    stage: &StageKind<'_>,
+    longest: u64,
+    place: Place,
+    budget: u64,
+) -> Option<Vec<String>> {
+    let micro = |recompute: bool| {
+        let halves = (0..20).map(|i| stage.positions >> i).take_while(|m| *m as u64 >= 2 * longest);
+        halves.map(move |micro_tokens| TrainConfig { micro_tokens, recompute, ..stage.train.clone() })
+    };
+    let fits = |train: &TrainConfig| stage_bytes(model, stage, train, longest, place) <= budget;
+    let chosen = micro(stage.train.recompute).chain(micro(true)).find(fits)?;
+    let mut settings = vec![format!("--set {}.micro_tokens={}", stage.section, chosen.micro_tokens)];
+    if chosen.recompute && !stage.train.recompute {
+        settings.push(format!("--set {}.recompute=true", stage.section));
     }
-    Some(format!("it would fit with {}", settings.join(" ")))
+    Some(settings)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Preset;
-
-    fn m25() -> (Config, ModelConfig) {
-        let config = Config::preset(Preset::M25);
-        let model = config.model_config(config.tokenizer.vocab);
-        (config, model)
-    }
-
-    #[test]
-    fn smaller_parts_and_recomputation_need_less() {
-        let (mut config, model) = m25();
-        let bytes = |config: &Config| phase_bytes(PhaseId::Cognate, config, &model, Place::Cpu);
-        let whole = bytes(&config);
-        for train in [&mut config.phase1.trunk, &mut config.phase1.branch] {
-            train.micro_tokens = 4096;
-        }
-        let parts = bytes(&config);
-        for train in [&mut config.phase1.trunk, &mut config.phase1.branch] {
-            train.recompute = true;
-        }
-        assert!(bytes(&config) < parts && parts < whole);
-        let gpu = phase_bytes(PhaseId::Cognate, &config, &model, Place::Gpu);
-        assert!(gpu < parts, "{gpu}");
-    }
-
-    #[test]
-    fn what_does_not_fit_is_refused_with_settings_that_do() {
-        let (config, model) = m25();
-        let budget = 6_000_000_000;
-        let Err(Error::Usage { what, hint }) = check(&config, &model, Place::Cpu, budget) else {
-            panic!("32768 positions at once do not fit into 6 GB");
-        };
-        assert!(what.contains("phase cognate"), "{what}");
-        let set: Vec<String> = hint.split("--set ").skip(1).map(|s| s.trim().to_owned()).collect();
-        assert!(!set.is_empty(), "{hint}");
-        let mut mended = crate::config_load::override_with(&config, &set).unwrap();
-        assert!(phase_bytes(PhaseId::Cognate, &mended, &model, Place::Cpu) <= budget);
-        // Following every hint in turn ends with a run that fits.
-        while let Err(Error::Usage { hint, .. }) = check(&mended, &model, Place::Cpu, budget) {
-            let set: Vec<String> = hint.split("--set ").skip(1).map(|s| s.trim().to_owned()).collect();
-            assert!(!set.is_empty(), "{hint}");
-            mended = crate::config_load::override_with(&mended, &set).unwrap();
-        }
-        assert!(
-            check(&config, &model, Place::Cpu, 1_000_000).unwrap_err().hint().unwrap().contains("no size")
-        );
-    }
-}
+#[path = "memory_tests.rs"]
+mod tests;

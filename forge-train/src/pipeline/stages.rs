@@ -5,8 +5,11 @@ use crate::phases::baking::BATCH as TRAJECTORIES;
 use crate::pipeline::phase::PhaseId;
 
 /// Positions of a row that is sampled rather than read from data, about: those of the built-in commands with their
-/// system text.
-const SAMPLED_ROW: usize = 64;
+/// system text. A larger vocabulary says the same in fewer tokens.
+fn sampled_row(config: &Config) -> usize {
+    let tokens = if config.tokenizer.planned_vocab() <= 512 { 64 } else { 40 };
+    tokens.min(config.data.max_len)
+}
 
 /// A stage of training, or several that train alike.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +44,7 @@ fn plain<'a>(phase: PhaseId, section: &'static str, train: &'a TrainConfig, coun
 
 /// The stages of a phase; none where a phase trains nothing.
 pub fn stages(phase: PhaseId, config: &Config) -> Vec<StageKind<'_>> {
-    let sampled_row = SAMPLED_ROW.min(config.data.max_len);
+    let sampled_row = sampled_row(config);
     match phase {
         PhaseId::Cognate => {
             let branches = plain(phase, "phase1.branch", &config.phase1.branch, 3);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use forge_formats::codec::Codec;
+use forge_formats::config::ModelConfig;
 use forge_formats::role::RoleKind;
 use serde::Serialize;
 use serde_json::Value;
@@ -17,6 +18,8 @@ use crate::engine::trainer::{Objective, Stage, train_watched};
 use crate::error::{Error, Result};
 use crate::eval::{self, TextOptions, evaluate_text};
 use crate::nn::{Network, Precision};
+use crate::pipeline::memory::{Place, check_stage};
+use crate::pipeline::stages::StageKind;
 use crate::pipeline::{Progress, StopFlag, durable};
 use crate::recipe::curve::Curve;
 use crate::recipe::directory::{RunDirectory, best_of, finished};
@@ -71,13 +74,15 @@ impl Report {
     }
 }
 
-/// Runs `directory`'s recipe on `device`.
+/// Runs `directory`'s recipe on `device`, in at most about `memory` bytes where that is given.
 ///
 /// # Errors
-/// [`Error::Interrupted`] after a stop request, with state saved; [`Error::Gate`] when the loss is not finite.
+/// [`Error::Interrupted`] after a stop request, with state saved; [`Error::Gate`] when the loss is not finite;
+/// [`Error::Usage`] when it would not fit into `memory`, with settings that do.
 pub fn run(
     directory: &RunDirectory,
     device: &Device,
+    memory: Option<u64>,
     progress: &dyn Progress,
     stop: &StopFlag,
 ) -> Result<Report> {
@@ -85,8 +90,12 @@ pub fn run(
     let teacher = Teaching::of(recipe)?;
     let table = teacher.as_ref().map(|teacher| teacher.tokenizer.as_slice());
     let material = Material::prepare(directory, table, progress)?;
-    directory.keep_tokenizer(&material.tokenizer)?;
     let config = recipe.model_config(material.tokenizer.vocab());
+    if let Some(budget) = memory {
+        let place = if device.is_cuda() { Place::Gpu } else { Place::Cpu };
+        fits(recipe, &config, teacher.as_ref(), place, budget)?;
+    }
+    directory.keep_tokenizer(&material.tokenizer)?;
     let start = Weights::init(&config, recipe.run.seed);
     let (name, parameters) = (&material.name, start.parameters());
     progress.note(&format!("{name}: {parameters} parameters, {} tokens known", config.vocab));
@@ -122,6 +131,29 @@ pub fn run(
     let stage = Stage { name: STAGE, train: &recipe.train, precision, lambda_share, frozen: &|_| false };
     train_watched(&environment, &stage, &start, objective.as_mut(), &mut judge)?;
     finish(directory, &material, &judge)
+}
+
+/// Refuses a run that does not fit into `budget` bytes.
+fn fits(
+    recipe: &Recipe,
+    model: &ModelConfig,
+    teacher: Option<&Teaching>,
+    place: Place,
+    budget: u64,
+) -> Result<()> {
+    let longest = recipe.data.block + 1;
+    let stage = StageKind {
+        section: STAGE,
+        train: &recipe.train,
+        positions: recipe.train.batch_tokens.max(longest),
+        count: 1,
+        ternary: recipe.precision.ternary,
+        // The weights it begins with and the best so far.
+        others: 2,
+        distils: teacher.is_some(),
+    };
+    let taught = teacher.map_or(0, |teacher| 4 * teacher.weights.parameters() as u64);
+    check_stage(model, &stage, longest as u64, place, taught, budget)
 }
 
 /// A finished run to learn from.

@@ -61,7 +61,7 @@ impl Job {
     fn run(&self, device: &Device) -> Result<Outcome> {
         let recipe = Recipe::load(self.recipe, &self.set)?;
         let directory = RunDirectory::create(&self.directory, &recipe, &self.source)?;
-        let report = recipe::run(&directory, device, &Silent, &StopFlag::new())?;
+        let report = recipe::run(&directory, device, None, &Silent, &StopFlag::new())?;
         let curve = std::fs::read_to_string(directory.curve()).context("no curve was written")?;
         let judged = judged(&curve);
         let outcome = Outcome {
