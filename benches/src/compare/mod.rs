@@ -9,6 +9,7 @@ mod load;
 mod optimizers;
 mod ours;
 mod peer;
+mod recall;
 mod report;
 mod shape;
 pub(crate) mod training;
@@ -33,6 +34,8 @@ pub(crate) enum Compare {
     Device(device::Options),
     /// What AdamW, Muon and Grokfast learn in equal tokens and in equal time
     Optimizers(optimizers::Options),
+    /// What each kind of memory recalls from beyond the attention window
+    Recall(recall::Options),
 }
 
 impl Compare {
@@ -47,6 +50,7 @@ impl Compare {
             Self::Training(options) => training::run(options),
             Self::Device(options) => device::run(options),
             Self::Optimizers(options) => optimizers::run(options),
+            Self::Recall(options) => recall::run(options),
         }
     }
 }
