@@ -21,7 +21,7 @@ use forge_train::engine::trainer::{Stage, train};
 use forge_train::nn::Precision;
 use forge_train::pipeline::{CheckpointDir, Silent, StopFlag};
 use forge_train::rng::Rng;
-use forge_train::tokenizer::Tokenizer;
+use forge_train::tokenizer::{Tokenizer, controls};
 use forge_train::weights::Weights;
 use serde::Serialize;
 
@@ -190,14 +190,13 @@ fn judged(file: &[u8], pairs: &Pairs) -> Result<f64> {
 fn run_one(options: &Options, memory: &str, seed: u64) -> Result<(usize, usize, f64)> {
     let device = device::open(&options.device)?;
     let config = TokenizerConfig { kind: TokenizerKind::Byte, vocab: 0 };
-    let tokenizer = Tokenizer::train(std::iter::empty::<&str>(), Vec::new(), &config)?;
+    let tokenizer = Tokenizer::train(std::iter::empty::<&str>(), controls(), &config)?;
     let ids = Symbols::of(&tokenizer)?;
     let length = 4 * usize::from(options.pairs) + GAP;
     let pairs = || Pairs { ids: ids.clone(), pairs: options.pairs.into(), rows: 4096 / length, seed };
     let train_config = TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(options.steps, 4096, 3e-3) };
     let (precision, frozen) = (Precision::TERNARY, |_| false);
-    let stage =
-        Stage { name: "recall", train: &train_config, precision, lambda_share: 0.1, frozen: &frozen };
+    let stage = Stage { name: "recall", train: &train_config, precision, lambda_share: 0.1, frozen: &frozen };
     let folder = tempfile::tempdir()?;
     let environment = Environment {
         checkpoints: &CheckpointDir::open(folder.path())?,

@@ -49,7 +49,8 @@ pub fn stage_bytes(
 ) -> u64 {
     let at_once = positions_at_once(stage, train, longest);
     let width = if place == Place::Gpu { 2 } else { 4 };
-    let activations = at_once * (width * (kept(model, train) + widest(model)) + logits_bytes(model, stage, place));
+    let activations =
+        at_once * (width * (kept(model, train, place) + widest(model)) + logits_bytes(model, stage, place));
     parameter_bytes(model, stage, train, place) + activations
 }
 
@@ -92,17 +93,19 @@ fn hidden(model: &ModelConfig) -> u64 {
     u64::from(model.ffn) * if model.activation == Activation::SwiGlu { 2 } else { 1 }
 }
 
-/// Values the graph keeps for each position.
-fn kept(model: &ModelConfig, train: &TrainConfig) -> u64 {
-    let dim = u64::from(model.dim);
+/// Values the graph keeps for each position. The residual stream is in f32 everywhere, twice the width of what a GPU
+/// keeps of the rest.
+fn kept(model: &ModelConfig, train: &TrainConfig, place: Place) -> u64 {
+    let dim = u64::from(model.dim) * if place == Place::Gpu { 2 } else { 1 };
     let attention = u64::from(model.heads * model.head_dim);
     let wide = attention + 2 * u64::from(model.kv_heads * model.head_dim);
     let recursions = u64::from(model.recursion);
     let mut values = dim;
     for layer in 0..model.layers {
         let memory = model.has_memory(layer);
-        // In halting steps all recursions but the last hand their keys and values on.
-        let handed_on = if model.halting { wide } else { 0 };
+        // In halting steps all recursions but the last hand their keys and values on, on a GPU as tensors of their own.
+        let copies = if place == Place::Gpu { dim } else { 0 };
+        let handed_on = if model.halting { wide + copies } else { 0 };
         values += if memory { attention } else { 0 };
         let each = if train.recompute {
             dim

@@ -67,7 +67,8 @@ fn phases_keep_to_their_budgets_as_far_as_weights_allow() {
     for (phase, budget) in BUDGETS {
         let longest = config.data.max_len as u64;
         let least = |stage: &StageKind<'_>| {
-            let train = TrainConfig { micro_tokens: 2 * longest as usize, recompute: true, ..stage.train.clone() };
+            let train =
+                TrainConfig { micro_tokens: 2 * longest as usize, recompute: true, ..stage.train.clone() };
             stage_bytes(&model, stage, &train, longest, Place::Gpu)
         };
         let needed = stages(phase, &config).iter().map(least).max().unwrap_or(0);
