@@ -265,10 +265,10 @@ impl Raw {
     }
 }
 
-/// The full model as one of version 1.1 that uses everything new: trits entropy-coded and sparse in turn, int8 caches,
-/// memories that are matrices, and tools.
+/// The full model as one of version 1.1 that uses everything new but matrices: trits entropy-coded and sparse in turn,
+/// int8 caches, and tools.
 pub fn newer() -> Writer {
-    let config = ModelConfig { cache: CacheKind::Int8, memory: MemoryKind::Titans, ..full_config() };
+    let config = ModelConfig { cache: CacheKind::Int8, ..full_config() };
     let projections = config.tensors().filter(|(role, ..)| role.kind() == RoleKind::Projection);
     let mut writer = model(&config).tools(schema());
     for (turn, (role, layer, [rows, cols])) in projections.enumerate() {
@@ -281,6 +281,11 @@ pub fn newer() -> Writer {
             writer.replace(role, layer, codec.into(), encode(codec, rows as usize, cols as usize, &data));
     }
     writer
+}
+
+/// The full model with memories that are matrices.
+pub fn titans() -> Writer {
+    model(&ModelConfig { memory: MemoryKind::Titans, ..full_config() })
 }
 
 /// A tool table for [`spec`]: the timer takes any of a few words, or minutes.
