@@ -58,7 +58,9 @@ fn a_constrained_completion_is_a_call() {
 
 #[test]
 fn a_session_goes_on_from_its_snapshot() {
-    for name in ["memory.forge", "halting.forge", "cache_int8.forge", "rans.forge", "searched.forge"] {
+    for name in
+        ["titans.forge", "memory.forge", "halting.forge", "cache_int8.forge", "rans.forge", "searched.forge"]
+    {
         let file = golden(name);
         let model = Model::parse_verified(&file).unwrap();
         let options = Options::device().block(2);

@@ -43,6 +43,12 @@ pub enum MemoryKind {
 }
 
 impl MemoryKind {
+    /// Whether this crate was built with it (the Cargo feature `titans`); files that use it are refused otherwise, and
+    /// its code is left out.
+    pub const fn is_linked(self) -> bool {
+        matches!(self, Self::Ema) || cfg!(feature = "titans")
+    }
+
     fn is_default(&self) -> bool {
         *self == Self::default()
     }

@@ -29,7 +29,7 @@ pub enum Error {
     Tensor(&'static str),
     /// A codec's parameters or payload are invalid; the codec's name.
     Codec(&'static str),
-    /// This program was built without a codec that the file uses; its name, which is that of the Cargo feature.
+    /// This program was built without a codec or kind of memory that the file uses; its name, which is that of the Cargo feature.
     Feature(&'static str),
     /// The tokenizer table is invalid.
     Tokenizer(&'static str),

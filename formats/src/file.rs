@@ -52,6 +52,9 @@ impl<'a> File<'a> {
         }
         if header.features & FEATURE_MEMORY_TITANS != 0 {
             head.config.memory = MemoryKind::Titans;
+            if !head.config.memory.is_linked() {
+                return Err(Error::Feature("titans"));
+            }
         }
         head.config.validate()?;
         let sections = Sections { records, left: head.sections };

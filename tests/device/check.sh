@@ -64,7 +64,7 @@ code() { # profile, name, codecs
 sizes() { # of every program with the codecs it is measured with
   local profile
   for profile in small release; do
-    for program in minimal:ternary2b,int8 minimal:codecs full:codecs; do
+    for program in minimal:ternary2b,int8 minimal:codecs,titans full:codecs,titans; do
       printf '%s\t%s\t%s\t%s\n' "$profile" "${program%:*}" "${program#*:}" "$(code "$profile" "${program%:*}" "${program#*:}")"
     done
   done
@@ -87,7 +87,7 @@ left_out() {
   code small minimal ternary2b,int8 >/dev/null
   ! "$TOOLS/llvm-nm" --demangle "$(program "$M4" small minimal)" | grep -E "$decoders" ||
     die "minimal is built with two codecs and has others linked"
-  code small minimal codecs >/dev/null
+  code small minimal codecs,titans >/dev/null
   "$TOOLS/llvm-nm" --demangle "$(program "$M4" small minimal)" | grep -cE "$decoders" >/dev/null ||
     die "the check for left-out codecs does not notice them"
 }

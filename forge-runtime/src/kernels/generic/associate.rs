@@ -2,6 +2,8 @@
 //! (Behrouz et al. 2025, arXiv 2501.00663, equations 8 to 15, with a linear memory).
 #![forbid(unsafe_code)]
 
+use forge_formats::config::MemoryKind;
+
 use crate::math::{rsqrt, sigmoid, silu, sum_squares};
 
 /// Added to the square of a key's or a query's length.
@@ -29,6 +31,9 @@ fn unit(x: &mut [f32]) {
 /// is overwritten.
 #[cfg_attr(not(little_code), inline(always))]
 pub(crate) fn associate(state: &mut [f32], projected: &mut [f32], bias: &[f32], read: &mut [f32]) {
+    if !MemoryKind::Titans.is_linked() {
+        return;
+    }
     let width = read.len();
     let (vectors, gates) = projected.split_at_mut_checked(3 * width).unwrap_or_default();
     vectors.iter_mut().for_each(|x| *x = silu(*x));
