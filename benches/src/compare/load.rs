@@ -17,7 +17,7 @@ use crate::stats::Summary;
 /// Peak memory may exceed file and workspace by so much: the program itself and the system's libraries.
 const ALLOWANCE: usize = 2_000_000;
 
-/// The program that maps a model and reads one token: `src/bin/first-token.rs`.
+/// The program that maps a model and reads one token, and the package it is of: `first-token/`.
 const PROGRAM: &str = "first-token";
 
 /// Options of `compare load`.
@@ -98,7 +98,8 @@ fn first_token_program() -> Result<PathBuf> {
     {
         let build = |how: &str, rest: &[&str]| {
             let mut command = Command::new(&cargo);
-            command.current_dir(&package).args([how, "--quiet", "--release", "--bin", PROGRAM]).args(rest);
+            command.current_dir(PathBuf::from(&package).join(PROGRAM));
+            command.args([how, "--quiet", "--release", "--bin", PROGRAM]).args(rest);
             command.stdout(Stdio::null()).status().is_ok_and(|s| s.success())
         };
         let whole = ["--", "-C", "target-feature=+crt-static"];
@@ -113,7 +114,7 @@ fn first_token_program() -> Result<PathBuf> {
     let beside = folder.join(format!("{PROGRAM}{}", std::env::consts::EXE_SUFFIX));
     ensure!(
         beside.is_file(),
-        "there is no {}\n\nhint: cargo build --release -p forge-benches --bins",
+        "there is no {}\n\nhint: cargo build --release -p first-token",
         beside.display()
     );
     Ok(beside)
