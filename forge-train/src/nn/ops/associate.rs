@@ -7,7 +7,7 @@
 
 use candle_core::{Result, Shape, bail};
 use forge_formats::config::MEMORY_GATES;
-use forge_runtime::math::{rsqrt, sigmoid, silu, sum_squares};
+use forge_runtime::math::{dot, rsqrt, sigmoid, silu, sum_squares};
 use rayon::prelude::*;
 
 use super::simd::vectorised;
@@ -244,39 +244,24 @@ fn step_backward(
     let (mut dsurprise, mut dmomentum, mut dkeep) = (0.0, 0.0, 0.0);
     for j in 0..width {
         let row = j * width..(j + 1) * width;
-        let (m0, m1, s0) = (&memory[row.clone()], &after[row.clone()], &moment[row.clone()]);
-        let (dm, ds) = (&mut dmemory[row.clone()], &mut dmoment[row]);
-        let (k, q) = (key[j], query[j]);
-        let mut sums = [[0.0f32; 16]; 4];
-        let step = surprise * k;
-        for i in 0..width {
-            let lane = i % 16;
-            let d = dm[i] + q * dread[i];
-            let both = ds[i] + d;
-            sums[0][lane] += m1[i] * dread[i];
-            sums[1][lane] += both * error[i];
-            sums[2][lane] += both * s0[i];
-            sums[3][lane] += d * m0[i];
-            dvalue[i] -= step * both;
-            ds[i] = momentum * both;
-            dm[i] = keep * d;
-        }
-        let [read, written, moved, kept] = sums.map(|lanes| lanes.iter().sum::<f32>());
-        dquery[j] = read;
+        let step = surprise * key[j];
+        dquery[j] = dot(&after[row.clone()], dread);
+        let (dm, ds) = (&mut dmemory[row.clone()], &mut dmoment[row.clone()]);
+        dm.iter_mut().zip(dread).for_each(|(dm, dy)| *dm += query[j] * dy);
+        ds.iter_mut().zip(&*dm).for_each(|(ds, dm)| *ds += dm);
+        dvalue.iter_mut().zip(&*ds).for_each(|(de, ds)| *de -= step * ds);
+        let written = dot(ds, error);
         dkey[j] = -surprise * written;
-        dsurprise -= k * written;
-        dmomentum += moved;
-        dkeep += kept;
+        dsurprise -= key[j] * written;
+        dmomentum += dot(ds, &moment[row.clone()]);
+        dkeep += dot(dm, &memory[row]);
+        ds.iter_mut().for_each(|ds| *ds *= momentum);
+        dm.iter_mut().for_each(|dm| *dm *= keep);
     }
     for j in 0..width {
         let row = j * width..(j + 1) * width;
-        let mut sum = [0.0f32; 16];
-        let (m0, dm) = (&memory[row.clone()], &mut dmemory[row]);
-        for i in 0..width {
-            sum[i % 16] += m0[i] * dvalue[i];
-            dm[i] += key[j] * dvalue[i];
-        }
-        dkey[j] += sum.iter().sum::<f32>();
+        dkey[j] += dot(&memory[row.clone()], dvalue);
+        dmemory[row].iter_mut().zip(&*dvalue).for_each(|(dm, de)| *dm += key[j] * de);
     }
     dvalue.iter_mut().for_each(|d| *d = -*d);
     dgates.copy_from_slice(&[dsurprise, dmomentum, -dkeep]);
@@ -293,7 +278,7 @@ fn through_nonlinearities(projected: &[f32], bias: &[f32], width: usize, dprojec
             smooth.iter_mut().zip(&x[part.clone()]).for_each(|(s, x)| *s = silu(*x));
             let r = rsqrt(sum_squares(&smooth) + UNIT_EPS);
             let d = &mut dx[part];
-            let along: f32 = r * r * smooth.iter().zip(&*d).map(|(s, d)| s * d).sum::<f32>();
+            let along = r * r * dot(&smooth, d);
             d.iter_mut().zip(&smooth).for_each(|(d, s)| *d = r * (*d - s * along));
         }
         for (d, x) in dx[..3 * width].iter_mut().zip(x) {
