@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::device::DeviceChoice;
 pub use crate::optimizer_presets::OptimizerPreset;
 use crate::phases::evomerge::EvolveConfig;
-use crate::tokenizer::CONTROLS;
+use crate::tokenizer::{CONTROLS, MARKERS};
 pub use crate::train_config::{ScheduleKind, TrainConfig};
 
 /// A size of model with everything that follows from it.
@@ -159,8 +159,8 @@ impl TokenizerConfig {
     pub fn planned_vocab(&self) -> u32 {
         match self.kind {
             TokenizerKind::Bpe => self.vocab,
-            TokenizerKind::Byte => 256 + CONTROLS.len() as u32,
-            TokenizerKind::Char => 100 + CONTROLS.len() as u32,
+            TokenizerKind::Byte => 256 + (CONTROLS.len() + MARKERS.len()) as u32,
+            TokenizerKind::Char => 100 + (CONTROLS.len() + MARKERS.len()) as u32,
         }
     }
 }

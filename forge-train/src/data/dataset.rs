@@ -7,6 +7,7 @@ use super::examples::Examples;
 use super::hygiene::Hygiene;
 use super::permutation::mix;
 use super::schema::ToolSchema;
+use super::trace::{self, Piece};
 use super::{Completion, Example, PERSONA_SYSTEM, Slice, TOOL_SYSTEM};
 
 /// A part of a data set.
@@ -218,7 +219,11 @@ fn texts_of(example: &Example) -> Vec<String> {
         Completion::Text(text) if example.is_plain() => parts.push(text.clone()),
         Completion::Text(text) => parts.push(format!(" {text}")),
         Completion::Reasoned { thought, answer } => {
-            parts.extend([format!(" {thought}"), format!(" {answer}")]);
+            parts.extend(trace::pieces(thought).into_iter().filter_map(|piece| match piece {
+                Piece::Text(words) => Some(format!(" {words}")),
+                Piece::Marker(_) => None,
+            }));
+            parts.push(format!(" {answer}"));
         }
     }
     parts

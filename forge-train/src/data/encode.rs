@@ -4,7 +4,7 @@
 //! <bos> [system text <sys>] prompt text <sep> completion <eos>
 //!     completion:  tool token, then for each argument slot token and text of the value
 //!                  text
-//!                  <think> trace </think> answer
+//!                  <think> trace </think> answer, the trace's markers as their own tokens
 //! <bos> text <eos>            prose; an excerpt of running text has no <eos>
 //! ```
 //!
@@ -15,6 +15,7 @@
 use rayon::prelude::*;
 
 use super::store::Store;
+use super::trace::{self, Piece};
 use super::{Completion, Example};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
@@ -66,6 +67,21 @@ pub fn segment(tokenizer: &Tokenizer, text: &str) -> Vec<u16> {
     tokenizer.encode(&format!(" {text}"))
 }
 
+/// The tokens of a trace: a marker that the tokenizer knows is one token, the texts between them are segments.
+pub fn trace(tokenizer: &Tokenizer, text: &str) -> Vec<u16> {
+    let mut ids = Vec::new();
+    for piece in trace::pieces(text) {
+        match &piece {
+            Piece::Marker(name) => match tokenizer.marker(name) {
+                Some(marker) => ids.push(marker),
+                None => ids.extend(segment(tokenizer, name)),
+            },
+            Piece::Text(words) => ids.extend(segment(tokenizer, words)),
+        }
+    }
+    ids
+}
+
 /// The tokens of the completion, with `<eos>` where it has an end.
 ///
 /// # Panics
@@ -84,7 +100,7 @@ pub fn completion(tokenizer: &Tokenizer, example: &Example) -> Vec<u16> {
         Completion::Text(text) => ids.extend(segment(tokenizer, text)),
         Completion::Reasoned { thought, answer } => {
             ids.push(tokenizer.control("<think>"));
-            ids.extend(segment(tokenizer, thought));
+            ids.extend(trace(tokenizer, thought));
             ids.push(tokenizer.control("</think>"));
             ids.extend(segment(tokenizer, answer));
         }

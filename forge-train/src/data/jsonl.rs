@@ -183,7 +183,10 @@ fn question(line: &Line) -> Result<Example, String> {
             return Err("field `answer` has nothing after `####`; expected the final answer there".into());
         }
         Some((thought, answer)) => {
-            Completion::Reasoned { thought: thought.trim().into(), answer: answer.trim().into() }
+            // A line of the solution is a step; its calculator marks `<<48/2=24>>` stay as they are.
+            let lines = thought.lines().map(str::trim).filter(|line| !line.is_empty());
+            let thought = lines.map(|line| format!("<step> {line}")).collect::<Vec<_>>().join(" ");
+            Completion::Reasoned { thought, answer: answer.trim().into() }
         }
         None => Completion::Text(worked),
     };

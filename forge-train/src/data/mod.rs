@@ -30,6 +30,7 @@ pub mod schema;
 pub mod sequences;
 pub mod source;
 pub mod store;
+pub mod trace;
 
 pub use dataset::{Dataset, Running, Split, System};
 pub use encode::Sequence;

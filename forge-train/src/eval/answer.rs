@@ -4,7 +4,7 @@ use forge_formats::tokenizer::SpecialKind;
 use forge_runtime::call::Call;
 
 use crate::data::{Completion, Example};
-use crate::tokenizer::{self, Tokenizer};
+use crate::tokenizer::{self, MARKERS, Tokenizer};
 
 /// Reads a generated completion, up to its `<eos>`. A call that is not well formed is read as text.
 pub fn read(tokenizer: &forge_runtime::Tokenizer<'_>, ids: &[u16]) -> Completion {
@@ -18,7 +18,7 @@ pub fn read(tokenizer: &forge_runtime::Tokenizer<'_>, ids: &[u16]) -> Completion
     // A second thought, should there be one, is part of the first.
     match ids.iter().rposition(|id| Some(*id) == control("</think>")) {
         Some(at) => Completion::Reasoned {
-            thought: segment(tokenizer, &ids[..at]),
+            thought: trace(tokenizer, &ids[..at]),
             answer: segment(tokenizer, &ids[at + 1..]),
         },
         None => Completion::Text(segment(tokenizer, ids)),
@@ -29,6 +29,21 @@ pub fn read(tokenizer: &forge_runtime::Tokenizer<'_>, ids: &[u16]) -> Completion
 fn segment(tokenizer: &forge_runtime::Tokenizer<'_>, ids: &[u16]) -> String {
     let text = tokenizer::decode(tokenizer, ids);
     text.strip_prefix(' ').map(String::from).unwrap_or(text)
+}
+
+/// The text of a trace, its markers by name: the inverse of [`crate::data::encode::trace`].
+pub fn trace(tokenizer: &forge_runtime::Tokenizer<'_>, ids: &[u16]) -> String {
+    let marker = |id: &u16| MARKERS.into_iter().find(|m| tokenizer.special(SpecialKind::Control, m) == Some(*id));
+    let mut parts: Vec<String> = Vec::new();
+    let mut rest = ids;
+    while let Some(at) = rest.iter().position(|id| marker(id).is_some()) {
+        parts.push(segment(tokenizer, &rest[..at]));
+        parts.extend(marker(&rest[at]).map(String::from));
+        rest = &rest[at + 1..];
+    }
+    parts.push(segment(tokenizer, rest));
+    parts.retain(|part| !part.is_empty());
+    parts.join(" ")
 }
 
 /// Whether generated tokens answer a question as the example does, with or without a thought before the answer.

@@ -19,7 +19,7 @@ use crate::nn::{ForwardOptions, Network, Precision, loss};
 use crate::pipeline::disk::{phase_checkpoint_bytes, session_bytes};
 use crate::pipeline::memory::{Place, phase_bytes};
 use crate::pipeline::phase::PhaseId;
-use crate::tokenizer::CONTROLS;
+use crate::tokenizer::{CONTROLS, MARKERS};
 use crate::weights::Weights;
 
 /// Header, manifest and card of a file, rounded up: a 64-byte header, about 20 bytes of manifest a section, about
@@ -151,8 +151,9 @@ pub fn file_bytes(model: &ModelConfig, codecs: CodecPlan<'_>) -> u64 {
         })
         .sum();
     // 4 bytes a merge and 2 for its place in the sorted order; names of the special tokens.
-    let merges = u64::from(model.vocab).saturating_sub(256 + CONTROLS.len() as u64);
-    tensors + aligned(8 + 6 * merges + SPECIAL_BYTES * CONTROLS.len() as u64) + FILE_OVERHEAD
+    let controls = (CONTROLS.len() + MARKERS.len()) as u64;
+    let merges = u64::from(model.vocab).saturating_sub(256 + controls);
+    tensors + aligned(8 + 6 * merges + SPECIAL_BYTES * controls) + FILE_OVERHEAD
 }
 
 /// Steps and tokens of a phase: `(steps, tokens trained, tokens only passed forward)`.
@@ -294,11 +295,9 @@ mod tests {
     #[test]
     fn file_lengths_are_those_of_emitted_files() {
         let text: Vec<String> = (0..4000).map(|i| format!("number {} is {}", i, i * i)).collect();
-        let specials =
-            CONTROLS.iter().map(|c| (forge_formats::tokenizer::SpecialKind::Control, (*c).to_owned()));
+        let specials = crate::tokenizer::controls();
         let tokenizer =
-            Tokenizer::train(text.iter(), specials.collect(), &crate::config::TokenizerConfig::bpe(400))
-                .unwrap();
+            Tokenizer::train(text.iter(), specials, &crate::config::TokenizerConfig::bpe(400)).unwrap();
         let model = Config::preset(Preset::Nano).model_config(tokenizer.vocab());
         let weights = Weights::init(&model, 1);
         let card = Card {

@@ -22,6 +22,10 @@ pub use bpe::MAX_MERGED_BYTES;
 /// Control tokens in id order; `<pad>` is 0.
 pub const CONTROLS: [&str; 7] = ["<pad>", "<bos>", "<eos>", "<sys>", "<sep>", "<think>", "</think>"];
 
+/// Control tokens that structure a thought, in id order behind [`CONTROLS`]: a step, a weighing of possibilities, a
+/// part of a whole, an attempt to refute, a rule of the trade, a doubt. Tokenizers of before have none of them.
+pub const MARKERS: [&str; 6] = ["<step>", "<reason>", "<mece>", "<falsify>", "<expert>", "<doubt>"];
+
 /// Pieces of text remembered with their ids, at most.
 const REMEMBERED: usize = 1 << 16;
 
@@ -72,7 +76,8 @@ impl Tokenizer {
             }
             TokenizerKind::Byte => Self::from_spec(TokenizerSpec { specials, ..TokenizerSpec::default() }),
             TokenizerKind::Char => {
-                specials.insert(CONTROLS.len().min(specials.len()), (SpecialKind::Control, UNKNOWN.into()));
+                let controls = specials.iter().take_while(|(kind, _)| *kind == SpecialKind::Control).count();
+                specials.insert(controls, (SpecialKind::Control, UNKNOWN.into()));
                 let mut found = BTreeSet::new();
                 texts.for_each(|text| found.extend(text.as_ref().chars()));
                 Self::of_characters(&found, specials)
@@ -192,6 +197,11 @@ impl Tokenizer {
         self.special(SpecialKind::Control, name).expect("a control token")
     }
 
+    /// Id of one of the [`MARKERS`], none in a tokenizer from before there were any.
+    pub fn marker(&self, name: &str) -> Option<u16> {
+        self.special(SpecialKind::Control, name)
+    }
+
     /// Id of a tool.
     pub fn tool(&self, name: &str) -> Option<u16> {
         self.special(SpecialKind::Tool, name)
@@ -210,7 +220,7 @@ impl Tokenizer {
 
 /// The control tokens as a table begins with them.
 pub fn controls() -> Vec<(SpecialKind, String)> {
-    CONTROLS.iter().map(|name| (SpecialKind::Control, (*name).to_owned())).collect()
+    CONTROLS.iter().chain(&MARKERS).map(|name| (SpecialKind::Control, (*name).to_owned())).collect()
 }
 
 /// Merges that fit a vocabulary beside special tokens and bytes.

@@ -7,6 +7,7 @@
 //! Wordings belong to one split each. From level 3 on, but for the products of level 6, so does an expression, by a
 //! hash of its text; the tables of single digits are facts that can only be known, so all of them are trained on.
 
+use super::traces::{Problem, Step, Strategy, step};
 use super::values::split_of;
 use crate::data::{Completion, Example, Slice, Split};
 use crate::rng::Rng;
@@ -24,13 +25,6 @@ const WORDINGS: [&[&str]; 3] = [
     &["work out {}", "what is the answer to {}", "can you compute {}"],
 ];
 
-/// An expression with its trace and answer.
-struct Problem {
-    expression: String,
-    thought: String,
-    answer: String,
-}
-
 /// A random question of `level` (1–10) whose wording, and expression outside [`TABLES`], belong to `split`.
 pub(super) fn example(split: Split, level: u8, rng: &mut Rng) -> Example {
     let problem = loop {
@@ -40,10 +34,11 @@ pub(super) fn example(split: Split, level: u8, rng: &mut Rng) -> Example {
         }
     };
     let wording = rng.pick(WORDINGS[split.index()]);
+    let thought = problem.trace(Strategy::pick(rng));
     Example {
         system: None,
         prompt: wording.replace("{}", &problem.expression),
-        completion: Completion::Reasoned { thought: problem.thought, answer: problem.answer },
+        completion: Completion::Reasoned { thought, answer: problem.answer },
         slice: Slice::Arithmetic,
         level,
     }
@@ -71,53 +66,77 @@ fn between(rng: &mut Rng, low: i64, high: i64) -> i64 {
 }
 
 /// A question answered in one step.
-fn one_step(a: i64, sign: char, b: i64, result: i64) -> Problem {
-    let expression = format!("{a} {sign} {b}");
-    Problem { thought: format!("{expression} = {result}"), expression, answer: result.to_string() }
+fn one_step(expression: String, result: i64, check: String, other: String, rule: &'static str) -> Problem {
+    Problem {
+        steps: vec![step("result", format!("{expression} = {result}"))],
+        expression,
+        check,
+        other,
+        rule,
+        slip: (result + 1).to_string(),
+        answer: result.to_string(),
+    }
 }
 
 fn digits_sum(rng: &mut Rng) -> Problem {
     let (a, b) = (between(rng, 0, 9), between(rng, 0, 9));
-    one_step(a, '+', b, a + b)
+    let c = a + b;
+    one_step(format!("{a} + {b}"), c, format!("{c} - {b} = {a}"), format!("{b} + {a} = {c}"), "count on")
 }
 
 fn digits_difference(rng: &mut Rng) -> Problem {
     let (difference, b) = (between(rng, 0, 9), between(rng, 0, 9));
-    one_step(difference + b, '-', b, difference)
+    let a = difference + b;
+    let (check, other) = (format!("{difference} + {b} = {a}"), format!("{a} - {difference} = {b}"));
+    one_step(format!("{a} - {b}"), difference, check, other, "count back")
 }
 
 fn digits_product(rng: &mut Rng) -> Problem {
     let (a, b) = (between(rng, 0, 9), between(rng, 0, 9));
-    one_step(a, '*', b, a * b)
+    let other = format!("{b} * {a} = {}", a * b);
+    one_step(format!("{a} * {b}"), a * b, fewer_times(a, b), other, "know the table")
+}
+
+/// A product from the one with a factor one less.
+fn fewer_times(a: i64, b: i64) -> String {
+    format!("{a} * {} + {a} = {}", b - 1, a * b)
 }
 
 /// The column method: units, then tens with the carry.
+fn column_sum(a: i64, b: i64, steps: Vec<Step>, carry: i64) -> Problem {
+    let sum = a + b;
+    Problem {
+        expression: format!("{a} + {b}"),
+        steps,
+        check: format!("{sum} - {b} = {a}"),
+        other: format!("{b} + {a} = {sum}"),
+        rule: "carry the ten",
+        // As if the carry had been forgotten, or added where there is none.
+        slip: (sum + 10 - 20 * carry).to_string(),
+        answer: sum.to_string(),
+    }
+}
+
 fn two_plus_one(rng: &mut Rng) -> Problem {
     let (a, b) = (between(rng, 10, 98), between(rng, 1, 9));
     let units = a % 10 + b;
-    Problem {
-        expression: format!("{a} + {b}"),
-        thought: format!("{} + {b} = {units}, {} + {} = {}", a % 10, a / 10, units / 10, a / 10 + units / 10),
-        answer: (a + b).to_string(),
-    }
+    let (tens, carry) = (a / 10, units / 10);
+    let steps = vec![
+        step("units", format!("{} + {b} = {units}", a % 10)),
+        step("tens", format!("{tens} + {carry} = {}", tens + carry)),
+    ];
+    column_sum(a, b, steps, carry)
 }
 
 fn two_plus_two(rng: &mut Rng) -> Problem {
     let (a, b) = (between(rng, 10, 99), between(rng, 10, 99));
     let units = a % 10 + b % 10;
-    let tens = a / 10 + b / 10 + units / 10;
-    Problem {
-        expression: format!("{a} + {b}"),
-        thought: format!(
-            "{} + {} = {units}, {} + {} + {} = {tens}",
-            a % 10,
-            b % 10,
-            a / 10,
-            b / 10,
-            units / 10
-        ),
-        answer: (a + b).to_string(),
-    }
+    let carry = units / 10;
+    let steps = vec![
+        step("units", format!("{} + {} = {units}", a % 10, b % 10)),
+        step("tens", format!("{} + {} + {carry} = {}", a / 10, b / 10, a / 10 + b / 10 + carry)),
+    ];
+    column_sum(a, b, steps, carry)
 }
 
 fn two_minus_two(rng: &mut Rng) -> Problem {
@@ -126,31 +145,36 @@ fn two_minus_two(rng: &mut Rng) -> Problem {
     let borrow = i64::from(a % 10 < b % 10);
     let top = a % 10 + 10 * borrow;
     let tens = a / 10 - b / 10 - borrow;
+    let difference = a - b;
     Problem {
         expression: format!("{a} - {b}"),
-        thought: format!(
-            "{top} - {} = {}, {} - {} - {borrow} = {tens}",
-            b % 10,
-            top - b % 10,
-            a / 10,
-            b / 10
-        ),
-        answer: (a - b).to_string(),
+        steps: vec![
+            step("units", format!("{top} - {} = {}", b % 10, top - b % 10)),
+            step("tens", format!("{} - {} - {borrow} = {tens}", a / 10, b / 10)),
+        ],
+        check: format!("{difference} + {b} = {a}"),
+        other: format!("{a} - {difference} = {b}"),
+        rule: "borrow a ten",
+        slip: (difference + if borrow == 1 || difference < 10 { 10 } else { -10 }).to_string(),
+        answer: difference.to_string(),
     }
 }
 
 fn two_times_one(rng: &mut Rng) -> Problem {
     let (a, b) = (between(rng, 11, 99), between(rng, 2, 9));
-    let (units, tens) = (a % 10 * b, a / 10 * 10 * b);
+    let (units, tens, product) = (a % 10 * b, a / 10 * 10 * b, a * b);
     Problem {
         expression: format!("{a} * {b}"),
-        thought: format!(
-            "{} * {b} = {tens}, {} * {b} = {units}, {tens} + {units} = {}",
-            a / 10 * 10,
-            a % 10,
-            a * b
-        ),
-        answer: (a * b).to_string(),
+        steps: vec![
+            step("tens", format!("{} * {b} = {tens}", a / 10 * 10)),
+            step("units", format!("{} * {b} = {units}", a % 10)),
+            step("both", format!("{tens} + {units} = {product}")),
+        ],
+        check: fewer_times(a, b),
+        other: format!("{b} * {a} = {product}"),
+        rule: "multiply the parts",
+        slip: (product + 10).to_string(),
+        answer: product.to_string(),
     }
 }
 
@@ -161,26 +185,40 @@ fn comparison(rng: &mut Rng) -> Problem {
     let (sign, truth) = *rng.pick(&[('>', sum > c), ('<', sum < c)]);
     Problem {
         expression: format!("{a} + {b} {sign} {c}"),
-        thought: format!("{a} + {b} = {sum}, {sum} {sign} {c} is {truth}"),
+        steps: vec![
+            step("sum", format!("{a} + {b} = {sum}")),
+            step("sides", format!("{sum} {sign} {c} is {truth}")),
+        ],
+        check: format!("{sum} - {b} = {a}"),
+        other: format!("{b} + {a} = {sum}"),
+        rule: "add before comparing",
+        slip: (!truth).to_string(),
         answer: truth.to_string(),
     }
 }
 
 fn two_steps(rng: &mut Rng) -> Problem {
     let (a, b, c) = (between(rng, 1, 9), between(rng, 1, 9), between(rng, 2, 9));
-    let (expression, first, inner, outer) = match rng.below(3) {
-        0 => (format!("({a} + {b}) * {c}"), format!("{a} + {b}"), a + b, ('*', (a + b) * c)),
-        1 => (format!("({a} * {b}) + {c}"), format!("{a} * {b}"), a * b, ('+', a * b + c)),
-        _ => {
-            let (high, low) = (a.max(b), a.min(b));
-            let inner = high - low;
-            (format!("({high} - {low}) * {c}"), format!("{high} - {low}"), inner, ('*', inner * c))
-        }
+    let (high, low) = (a.max(b), a.min(b));
+    let (bracket, inner, sign, other) = match rng.below(3) {
+        0 => (format!("{a} + {b}"), a + b, '*', format!("{a} * {c} + {b} * {c}")),
+        1 => (format!("{a} * {b}"), a * b, '+', format!("{c} + {a} * {b}")),
+        _ => (format!("{high} - {low}"), high - low, '*', format!("{high} * {c} - {low} * {c}")),
     };
-    let (sign, result) = outer;
+    let (result, check) = match sign {
+        '*' => (inner * c, format!("{c} * {inner} = {}", inner * c)),
+        _ => (inner + c, format!("{} - {c} = {inner}", inner + c)),
+    };
     Problem {
-        expression,
-        thought: format!("{first} = {inner}, {inner} {sign} {c} = {result}"),
+        expression: format!("({bracket}) {sign} {c}"),
+        steps: vec![
+            step("bracket", format!("{bracket} = {inner}")),
+            step("whole", format!("{inner} {sign} {c} = {result}")),
+        ],
+        check,
+        other: format!("{other} = {result}"),
+        rule: "brackets first",
+        slip: (result + c).to_string(),
         answer: result.to_string(),
     }
 }
@@ -191,7 +229,14 @@ fn remainder(rng: &mut Rng) -> Problem {
     let (quotient, rest) = (sum / m, sum % m);
     Problem {
         expression: format!("({a} + {b}) mod {m}"),
-        thought: format!("{a} + {b} = {sum}, {sum} - {m} * {quotient} = {sum} - {} = {rest}", m * quotient),
+        steps: vec![
+            step("sum", format!("{a} + {b} = {sum}")),
+            step("rest", format!("{sum} - {m} * {quotient} = {sum} - {} = {rest}", m * quotient)),
+        ],
+        check: format!("{m} * {quotient} + {rest} = {sum}"),
+        other: format!("({b} + {a}) mod {m} = {rest}"),
+        rule: "take out whole times",
+        slip: ((rest + 1) % m).to_string(),
         answer: rest.to_string(),
     }
 }
@@ -206,7 +251,15 @@ fn logic(rng: &mut Rng) -> Problem {
     let (word, truth) = *rng.pick(&[("and", p && q), ("or", p || q)]);
     Problem {
         expression: format!("({left}) {word} ({right})"),
-        thought: format!("{left} is {p}, {right} is {q}, {p} {word} {q} is {truth}"),
+        steps: vec![
+            step("left", format!("{left} is {p}")),
+            step("right", format!("{right} is {q}")),
+            step("both", format!("{p} {word} {q} is {truth}")),
+        ],
+        check: format!("{q} {word} {p} is {truth}"),
+        other: format!("({right}) {word} ({left}) is {truth}"),
+        rule: "sides before the whole",
+        slip: (!truth).to_string(),
         answer: truth.to_string(),
     }
 }

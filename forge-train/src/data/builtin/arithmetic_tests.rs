@@ -44,6 +44,9 @@ impl<'a> Parser<'a> {
     fn atom(&mut self) -> Value {
         let token = self.tokens[self.at];
         self.at += 1;
+        if let "true" | "false" = token {
+            return Value::Truth(token == "true");
+        }
         if token != "(" {
             return Value::Number(token.parse().unwrap_or_else(|_| panic!("{token:?} is a number")));
         }
@@ -87,19 +90,55 @@ fn answers_agree_with_an_independent_evaluator() {
     }
 }
 
-#[test]
-fn every_equation_of_a_trace_holds() {
-    for level in 1..=LEVELS {
-        for seed in 0..500 {
-            let problem = problem(level, &mut Rng::new(seed, &["traces"]));
-            for step in problem.thought.split(", ") {
-                let sides: Vec<&str> = step.split(" = ").collect();
-                if let (true, [left, .., right]) = (!step.contains(" is "), sides.as_slice()) {
-                    let (left, right) = (Parser::evaluate(left), Parser::evaluate(right));
-                    assert_eq!(left, right, "level {level}: {step}");
-                }
+/// The first claim of a trace that does not hold, and the number of claims.
+fn refuted(trace: &str) -> (Option<String>, usize) {
+    let mut claims = 0;
+    for piece in trace.split('<').filter_map(|piece| piece.split_once("> ")) {
+        let piece = piece.1.trim();
+        let sides: Vec<&str> = piece.split(" = ").flat_map(|side| side.split(" is ")).collect();
+        if sides.len() > 1 {
+            claims += 1;
+            let values: Vec<Value> = sides.iter().map(|side| Parser::evaluate(side)).collect();
+            if values.iter().any(|value| *value != values[0]) {
+                return (Some(piece.into()), claims);
             }
         }
+    }
+    (None, claims)
+}
+
+#[test]
+fn every_claim_of_a_trace_holds_in_every_strategy() {
+    for level in 1..=LEVELS {
+        for seed in 0..300 {
+            let problem = problem(level, &mut Rng::new(seed, &["traces"]));
+            for strategy in Strategy::ALL {
+                let trace = problem.trace(strategy);
+                let (wrong, claims) = refuted(&trace);
+                assert_eq!(wrong, None, "level {level}: {trace}");
+                let checked = matches!(strategy, Strategy::Refute | Strategy::Other);
+                assert_eq!(claims, problem.steps.len() + usize::from(checked), "level {level}: {trace}");
+            }
+            assert_ne!(problem.slip, problem.answer, "level {level}: {}", problem.expression);
+        }
+    }
+    assert!(refuted("<step> 7 + 5 = 13").0.is_some() && refuted("<step> 7 > 5 is false").0.is_some());
+}
+
+#[test]
+fn strategies_and_answers_are_written_with_their_markers() {
+    let problem = two_plus_two(&mut Rng::new(3, &["markers"]));
+    let begins = ["<step>", "<mece>", "<step>", "<expert>", "<step>", "<doubt>", "<reason>"];
+    for (strategy, marker) in Strategy::ALL.into_iter().zip(begins) {
+        assert!(problem.trace(strategy).starts_with(marker));
+    }
+    let traces: std::collections::BTreeSet<String> = Strategy::ALL.map(|s| problem.trace(s)).into();
+    assert_eq!(traces.len(), 7);
+    let drawn: Vec<Strategy> = (0..1000).map(|seed| Strategy::pick(&mut Rng::new(seed, &["pick"]))).collect();
+    for strategy in Strategy::ALL {
+        let share = drawn.iter().filter(|s| **s == strategy).count();
+        let expected = if strategy == Strategy::Chain { 400 } else { 100 };
+        assert!(share.abs_diff(expected) < 60, "{strategy:?} {share}");
     }
 }
 

@@ -10,6 +10,7 @@ mod persona;
 mod prose;
 mod template;
 mod templates;
+mod traces;
 mod values;
 
 use std::collections::BTreeSet;
