@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::device::DeviceChoice;
 pub use crate::optimizer_presets::OptimizerPreset;
 use crate::phases::evomerge::EvolveConfig;
+pub use crate::phases::quietstar::QuietStarConfig;
 use crate::tokenizer::{CONTROLS, MARKERS};
 pub use crate::train_config::{ScheduleKind, TrainConfig};
 
@@ -222,26 +223,6 @@ pub struct EvoMergeConfig {
     pub fitness_examples: usize,
     /// The search.
     pub search: EvolveConfig,
-}
-
-/// Phase 3.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct QuietStarConfig {
-    /// Supervised training on reasoning traces.
-    pub bake: TrainConfig,
-    /// Policy-gradient training on sampled thoughts.
-    pub reinforce: TrainConfig,
-    /// Prompts sampled from in each policy-gradient step.
-    pub prompts: usize,
-    /// Thoughts sampled per prompt.
-    pub thoughts: usize,
-    /// Longest thought in tokens.
-    pub thought_tokens: usize,
-    /// Sampling temperature of thoughts.
-    pub temperature: f32,
-    /// Weight of the policy-gradient loss beside the likelihood of the answer.
-    pub policy_weight: f32,
 }
 
 /// Phase 4.

@@ -158,15 +158,7 @@ fn nano_phase1(batch: usize) -> CognateConfig {
 }
 
 fn nano_phase3(batch: usize) -> QuietStarConfig {
-    QuietStarConfig {
-        bake: TrainConfig::adamw(150, batch, 1e-3),
-        reinforce: TrainConfig::adamw(10, batch, 1e-4),
-        prompts: 16,
-        thoughts: 4,
-        thought_tokens: 24,
-        temperature: 1.0,
-        policy_weight: 1.0,
-    }
+    QuietStarConfig::of(TrainConfig::adamw(150, batch, 1e-3), TrainConfig::adamw(10, batch, 1e-4))
 }
 
 fn nano_phase6(batch: usize) -> BakingConfig {

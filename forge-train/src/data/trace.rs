@@ -39,12 +39,10 @@ mod tests {
     fn markers_stand_between_words() {
         let text = |t: &str| Piece::Text(t.into());
         let marker = Piece::Marker;
-        assert_eq!(pieces("<step> 1 + 2 <doubt> 4"), [
-            marker("<step>"),
-            text("1 + 2"),
-            marker("<doubt>"),
-            text("4")
-        ]);
+        assert_eq!(
+            pieces("<step> 1 + 2 <doubt> 4"),
+            [marker("<step>"), text("1 + 2"), marker("<doubt>"), text("4")]
+        );
         assert_eq!(pieces("a<step> b"), [text("a<step> b")]);
         assert_eq!(pieces("<step> <step>"), [marker("<step>"), marker("<step>")]);
         assert_eq!(pieces("so <b> is"), [text("so <b> is")]);

@@ -32,8 +32,9 @@ fn segment(tokenizer: &forge_runtime::Tokenizer<'_>, ids: &[u16]) -> String {
 }
 
 /// The text of a trace, its markers by name: the inverse of [`crate::data::encode::trace`].
-pub fn trace(tokenizer: &forge_runtime::Tokenizer<'_>, ids: &[u16]) -> String {
-    let marker = |id: &u16| MARKERS.into_iter().find(|m| tokenizer.special(SpecialKind::Control, m) == Some(*id));
+pub(super) fn trace(tokenizer: &forge_runtime::Tokenizer<'_>, ids: &[u16]) -> String {
+    let marker =
+        |id: &u16| MARKERS.into_iter().find(|m| tokenizer.special(SpecialKind::Control, m) == Some(*id));
     let mut parts: Vec<String> = Vec::new();
     let mut rest = ids;
     while let Some(at) = rest.iter().position(|id| marker(id).is_some()) {

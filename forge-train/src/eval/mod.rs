@@ -29,6 +29,7 @@ pub use paired::Paired;
 pub use rate::Rate;
 pub use runner::workspace;
 pub use sample::{SampleOptions, generate};
+pub use score::surprise_of as surprise;
 pub use text::{BlockScore, TextOptions, TextReport, TextTokens, evaluate_text, score_text};
 pub(crate) use together::TOGETHER;
 

@@ -3,6 +3,7 @@
 use forge_runtime::Model;
 use forge_runtime::sampler::argmax;
 
+use super::runner::failed;
 use super::together::{Job, run_all};
 use crate::error::Result;
 
@@ -39,6 +40,18 @@ pub(super) fn score_all(
     let mut jobs: Vec<Scoring<'_>> = spans.iter().map(|span| Scoring::new(*span)).collect();
     run_all(model, &mut jobs, together)?;
     Ok(jobs.into_iter().map(|job| job.score).collect())
+}
+
+/// Negative log-likelihood in nats of the end of each sequence, from the given token (at least 1) on, by the model in
+/// `bytes`, through the runtime.
+///
+/// # Errors
+/// As [`super::generate`].
+pub fn surprise_of(bytes: &[u8], sequences: &[(Vec<u16>, usize)]) -> Result<Vec<f64>> {
+    let model = Model::parse(bytes).map_err(failed)?;
+    let spans: Vec<Span<'_>> =
+        sequences.iter().map(|(ids, from)| Span { ids, from: *from, completion: *from }).collect();
+    Ok(score_all(&model, &spans, None)?.into_iter().map(|score| score.nats).collect())
 }
 
 struct Scoring<'t> {

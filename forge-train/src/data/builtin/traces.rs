@@ -59,11 +59,11 @@ pub(super) enum Strategy {
 
 impl Strategy {
     /// All seven.
-    pub const ALL: [Self; 7] =
+    pub(super) const ALL: [Self; 7] =
         [Self::Chain, Self::Parts, Self::Refute, Self::Expert, Self::Other, Self::Doubt, Self::Weigh];
 
     /// Four in ten the chain, which a model then prefers when it chooses the likeliest tokens; one in ten each other.
-    pub fn pick(rng: &mut Rng) -> Self {
+    pub(super) fn pick(rng: &mut Rng) -> Self {
         match rng.below(10) {
             other @ 4.. => Self::ALL[other - 3],
             _ => Self::Chain,
@@ -73,8 +73,9 @@ impl Strategy {
 
 impl Problem {
     /// The trace of a strategy; see [`crate::tokenizer::MARKERS`].
-    pub fn trace(&self, strategy: Strategy) -> String {
-        let chain = || self.steps.iter().map(|s| format!("<step> {}", s.equation)).collect::<Vec<_>>().join(" ");
+    pub(super) fn trace(&self, strategy: Strategy) -> String {
+        let chain =
+            || self.steps.iter().map(|s| format!("<step> {}", s.equation)).collect::<Vec<_>>().join(" ");
         match strategy {
             Strategy::Chain => chain(),
             Strategy::Parts => {
@@ -88,7 +89,8 @@ impl Problem {
             Strategy::Weigh => {
                 // The right one stands in either place, so that the place does not tell.
                 let swap = self.steps.iter().map(|s| s.equation.len()).sum::<usize>() % 2 == 0;
-                let (first, second) = if swap { (&self.slip, &self.answer) } else { (&self.answer, &self.slip) };
+                let (first, second) =
+                    if swap { (&self.slip, &self.answer) } else { (&self.answer, &self.slip) };
                 format!("<reason> {first} or {second} {} <reason> {}", chain(), self.answer)
             }
         }

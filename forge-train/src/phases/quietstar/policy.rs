@@ -65,9 +65,8 @@ impl<'a> Reinforce<'a> {
     fn places(&mut self, network: &Network, step: u64) -> Result<Vec<Place>> {
         let config = &self.ctx.config.phase3;
         let mut rng = Rng::at_step(self.ctx.seed, "phase3.prompts", step);
-        let chosen: Vec<_> = (0..config.prompts)
-            .map(|_| self.worked.get(rng.below(self.worked.len())).into_owned())
-            .collect();
+        let chosen: Vec<_> =
+            (0..config.prompts).map(|_| self.worked.get(rng.below(self.worked.len())).into_owned()).collect();
         let places = sample(network, &self.ctx.data.tokenizer, &self.card, &chosen, config, &mut rng)?;
         let thoughts = || places.iter().flat_map(|p| &p.thoughts);
         self.tally.thoughts += thoughts().count();
@@ -252,8 +251,7 @@ impl View {
     ) -> Result<Tensor> {
         let weights: Vec<f32> = judged.iter().flat_map(|j| j.weights.iter().copied()).collect();
         let mixed = mix(&network.logits(&self.base)?, &network.logits(&self.thought)?, &weights)?;
-        let mut total =
-            loss::weighted_cross_entropy(&mixed, &self.targets, &vec![1.0; self.targets.len()])?;
+        let mut total = loss::weighted_cross_entropy(&mixed, &self.targets, &vec![1.0; self.targets.len()])?;
         let own = network.logits(&select(&self.states, &self.inside)?)?;
         let advantages: Vec<f32> = judged
             .iter()
