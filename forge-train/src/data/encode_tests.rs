@@ -130,3 +130,17 @@ fn unknown_tools_are_an_error_that_names_them() {
     let error = check(&t, &[example]).unwrap_err().to_string();
     assert!(error.contains("no tool `launch`"), "{error}");
 }
+
+#[test]
+fn markers_of_a_trace_are_tokens_and_are_read_back() {
+    let t = tokenizer(&data());
+    let text = "<step> 1 + 2 = 3 <doubt> 4";
+    let ids = trace(&t, text);
+    let (step, doubt) = (t.marker("<step>").unwrap(), t.marker("<doubt>").unwrap());
+    assert_eq!(ids[0], step);
+    assert_eq!(ids.iter().filter(|id| **id == doubt).count(), 1);
+    let close = [&ids[..], &[t.control("</think>")], &segment(&t, "3")].concat();
+    let read = crate::eval::read(&t.runtime(), &[&[t.control("<think>")], &close[..]].concat());
+    assert_eq!(read, Completion::Reasoned { thought: text.into(), answer: "3".into() });
+    assert!(!t.encode(text).contains(&step), "a user's text never becomes a marker");
+}

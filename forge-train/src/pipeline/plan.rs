@@ -173,11 +173,12 @@ fn work(phase: PhaseId, config: &Config) -> (u64, u64, u64) {
             (0, 0, candidates * c.fitness_examples as u64 * length)
         }
         PhaseId::QuietStar => {
-            // The control trains as long as what it is compared with.
+            // Each of the two controls trains as long as what it is compared with.
             let c = &config.phase3;
-            let (bake, reinforce) = (2 * c.bake.steps, 2 * c.reinforce.steps);
+            let (bake, reinforce) = (c.bake.steps, c.reinforce.steps);
+            let supervised = bake + 2 * (bake + reinforce);
             let thoughts = reinforce * (c.prompts * c.thoughts) as u64 * length;
-            (bake + reinforce, tokens(&c.bake, bake) + thoughts, thoughts)
+            (supervised + reinforce, tokens(&c.bake, supervised) + thoughts, thoughts)
         }
         PhaseId::BitNet => (0, 0, config.phase4.calibration_examples as u64 * length),
         PhaseId::Forge => {

@@ -55,7 +55,7 @@ pub fn stages(phase: PhaseId, config: &Config) -> Vec<StageKind<'_>> {
             // A prompt and an answer are short beside what is thought between them.
             let positions = c.prompts * c.thoughts * (c.thought_tokens + sampled_row / 4);
             vec![
-                plain(phase, "phase3.bake", &c.bake, 2),
+                plain(phase, "phase3.bake", &c.bake, 3),
                 StageKind { positions, ..plain(phase, "phase3.reinforce", &c.reinforce, 1) },
             ]
         }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::data::trace::{Piece, pieces};
 
 /// An evaluator written apart from the generator: `or < and < comparison < + − < * mod < brackets`.
 struct Parser<'a> {
@@ -93,14 +94,14 @@ fn answers_agree_with_an_independent_evaluator() {
 /// The first claim of a trace that does not hold, and the number of claims.
 fn refuted(trace: &str) -> (Option<String>, usize) {
     let mut claims = 0;
-    for piece in trace.split('<').filter_map(|piece| piece.split_once("> ")) {
-        let piece = piece.1.trim();
+    for piece in pieces(trace) {
+        let Piece::Text(piece) = piece else { continue };
         let sides: Vec<&str> = piece.split(" = ").flat_map(|side| side.split(" is ")).collect();
         if sides.len() > 1 {
             claims += 1;
             let values: Vec<Value> = sides.iter().map(|side| Parser::evaluate(side)).collect();
             if values.iter().any(|value| *value != values[0]) {
-                return (Some(piece.into()), claims);
+                return (Some(piece), claims);
             }
         }
     }

@@ -142,7 +142,7 @@ fn terms(source: PhaseId, config: &Config) -> (&'static [&'static str], Vec<Limi
                 bits,
                 share("validity_rate"),
                 share("accuracy_with_thoughts"),
-                Limit::new("coherence_score", -1.0, 1.0),
+                Limit::new("coherence_score", -30.0, 30.0),
             ],
         ),
         PhaseId::BitNet => (
