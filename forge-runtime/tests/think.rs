@@ -162,7 +162,7 @@ fn thought(ids: &[u16], budget: usize) -> Result<Option<&[u16]>, &'static str> {
     let places = |marker| ids.iter().enumerate().filter(move |(_, id)| **id == marker).map(|(at, _)| at);
     match (&places(OPEN).collect::<Vec<_>>()[..], &places(CLOSE).collect::<Vec<_>>()[..]) {
         ([], []) => Ok(None),
-        ([open], [close]) if open < close && close - open - 1 <= budget => Ok(Some(&ids[open + 1..close])),
+        ([open], [close]) if open < close && close - open - 1 <= budget => Ok(Some(&ids[open + 1..*close])),
         ([open], [close]) if open < close => Err("too long"),
         ([open], []) if ids.len() == LIMIT && LIMIT - open - 1 <= budget => Ok(Some(&ids[open + 1..])),
         ([_], []) => Err("not closed"),
