@@ -54,6 +54,13 @@ export interface GenerateOptions {
    * to nothing. A call that is held is complete within `maxTokens`.
    */
   constrained?: "auto" | "call" | "off";
+  /**
+   * Most tokens of a thought before the answer; 0 answers at once. Unless told, the model thinks as long as it likes. A
+   * thought counts towards `maxTokens`.
+   */
+  think?: number;
+  /** Whether the thought and its marks are part of the text: `shown`, the default, or `hidden`. */
+  thoughts?: "shown" | "hidden";
   /** Stops the generation; the iterator then throws the signal's reason. */
   signal?: AbortSignal;
 }

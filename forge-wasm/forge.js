@@ -1,6 +1,6 @@
 // Runs .forge models in browsers, workers and Node. The types and their documentation are in forge.d.ts.
 
-import init, { Constrained, Forge as RawForge, Options } from "./pkg/forge_wasm.js";
+import init, { Constrained, Forge as RawForge, Options, Thoughts } from "./pkg/forge_wasm.js";
 
 /** Longest stretch of computing before other tasks get a turn, in milliseconds. */
 const SLICE_MS = 8;
@@ -111,7 +111,9 @@ function yieldToOthers() {
   });
 }
 
-function rawOptions({ maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, plain, constrained } = {}) {
+function rawOptions(given = {}) {
+  const { maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, plain } = given;
+  const { constrained, think, thoughts } = given;
   const options = new Options();
   if (maxTokens !== undefined) options.max_tokens = maxTokens;
   if (temperature !== undefined) options.temperature = temperature;
@@ -125,6 +127,15 @@ function rawOptions({ maxTokens, temperature, topK, topP, minP, repetitionPenalt
     const held = { auto: Constrained.Auto, call: Constrained.Call, off: Constrained.Off }[constrained];
     if (held === undefined) throw new TypeError("`constrained` is auto, call or off");
     options.constrained = held;
+  }
+  if (think !== undefined) {
+    if (!(think >= 0)) throw new TypeError("`think` is a number of tokens");
+    options.think = Math.min(think, 0xffffffff);
+  }
+  if (thoughts !== undefined) {
+    const shown = { shown: Thoughts.Shown, hidden: Thoughts.Hidden }[thoughts];
+    if (shown === undefined) throw new TypeError("`thoughts` are shown or hidden");
+    options.thoughts = shown;
   }
   return options;
 }
@@ -142,7 +153,7 @@ async function* run(generation, signal) {
   signal?.throwIfAborted();
   while (generation.feed()) await breathe();
   for (let text = generation.next(); text !== undefined; text = generation.next()) {
-    yield { kind: generation.kind, token: generation.token, text };
+    if (!generation.hidden || text !== "") yield { kind: generation.kind, token: generation.token, text };
     await breathe();
   }
 }

@@ -453,6 +453,25 @@ ForgeStatus forge_call(const struct ForgeModel *model,
                        size_t capacity,
                        size_t *len);
 
+/*
+ As forge_reply, but the reply has at most one thought, of at most `budget` tokens between its marks; 0 answers at
+ once. The thought is left out of what is written unless `show` is other than 0; it counts towards `max_tokens`, so
+ that a reply which these end within its thought is empty. FORGE_STATUS_CONTROL when the model cannot think.
+ */
+ForgeStatus forge_think(const struct ForgeModel *model,
+                        struct ForgeSession *session,
+                        struct ForgeSampler *sampler,
+                        const char *text,
+                        size_t text_len,
+                        uint32_t budget,
+                        uint32_t show,
+                        uint16_t *scratch,
+                        size_t scratch_len,
+                        size_t max_tokens,
+                        char *out,
+                        size_t capacity,
+                        size_t *len);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus

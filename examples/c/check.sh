@@ -16,6 +16,7 @@ LIBRARIES=(-lm -lpthread -ldl)
 MODEL=tests/golden/call.forge
 FULL=tests/golden/full.forge
 TOOLS=tests/golden/tools.forge
+THINKING=tests/golden/thinking.forge
 PROMPT="dim the bedroom lights to 20"
 OUT=$(mktemp -d)
 trap 'rm -rf "$OUT"' EXIT
@@ -50,9 +51,9 @@ host() {
   for program in main shared; do
     [ "$("$OUT/$program" "$MODEL" "$PROMPT")" = "$answer" ] || die "$program answers differently from Rust"
   done
-  "$OUT/test" "$MODEL" "$FULL" "$TOOLS" || die "the tests in C fail"
+  "$OUT/test" "$MODEL" "$FULL" "$TOOLS" "$THINKING" || die "the tests in C fail"
   # Negative control: another model does not say what the tests want.
-  ! "$OUT/test" "$FULL" "$FULL" "$TOOLS" 2>"$OUT/control" || die "the tests in C notice nothing"
+  ! "$OUT/test" "$FULL" "$FULL" "$TOOLS" "$THINKING" 2>"$OUT/control" || die "the tests in C notice nothing"
   grep -q 'replies\|strcmp' "$OUT/control" || die "the tests in C notice something else: $(cat "$OUT/control")"
   printf '    on this machine: %s\n' "$answer"
 }
@@ -76,10 +77,10 @@ device() {
   # One unit, so that what is not called is not linked.
   CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 CARGO_PROFILE_RELEASE_PANIC=abort \
     cargo rustc --locked --quiet --release -p forge-capi --no-default-features --target "$M4" --crate-type staticlib
-  on_device test "$MODEL" "$FULL" "$TOOLS"
+  on_device test "$MODEL" "$FULL" "$TOOLS" "$THINKING"
   on_device main "$MODEL" "$PROMPT"
   # Negative control: a test that fails on the device fails here.
-  ! (on_device test "$FULL" "$FULL" "$TOOLS") 2>"$OUT/control" || die "the tests notice nothing on the device"
+  ! (on_device test "$FULL" "$FULL" "$TOOLS" "$THINKING") 2>"$OUT/control" || die "the tests notice nothing on the device"
   [ "$(cat "$OUT/main.txt")" = "$("$OUT/main" "$MODEL" "$PROMPT")" ] || die "the device answers differently"
   "$tools/llvm-nm" --demangle "$OUT/test.elf" >"$OUT/symbols"
   grep -q forge_reply "$OUT/symbols" || die "the device's program has no symbols"

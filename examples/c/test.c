@@ -1,6 +1,6 @@
 /* Every function of forge.h, used as it should be and as it should not. Prints what is wrong; silent when all is well.
  *
- *   test CALL.forge FULL.forge TOOLS.forge
+ *   test CALL.forge FULL.forge TOOLS.forge THINKING.forge
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -226,20 +226,55 @@ static void calls(const ForgeModel *tools, const ForgeModel *none) {
   free(memory[1]);
 }
 
+/* The model says what it thinks before its answer, or another answer at once. */
+static void thoughts(const ForgeModel *model) {
+  static const struct {
+    uint32_t budget, show;
+    const char *want;
+  } cases[] = {
+      {0, 0, "5"},  {0, 1, "5"},  {4, 0, "45"}, {4, 1, "<think>12+3</think>45"}, {UINT32_MAX, 1, "<think>12+3</think>45"},
+      {2, 0, "45"}, {2, 1, "<think>12</think>45"},
+  };
+  static ForgeSession session;
+  uint16_t scratch[64];
+  char answer[128];
+  size_t size, length, i;
+  void *memory;
+  GIVES(OK, forge_workspace_size(model, NULL, &size));
+  memory = malloc(size);
+  GIVES(OK, forge_session_open(&session, model, NULL, memory, size));
+  for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+    GIVES(OK, forge_think(model, &session, NULL, "anything", 8, cases[i].budget, cases[i].show, scratch, 64, 64, answer,
+                          sizeof answer, &length));
+    CHECK(strcmp(answer, cases[i].want) == 0 && length == strlen(cases[i].want));
+  }
+  GIVES(OK, forge_reply(model, &session, NULL, "anything", 8, scratch, 64, 64, answer, sizeof answer, &length));
+  CHECK(strcmp(answer, "<think>12+3</think>45") == 0);
+  /* The thought counts, and what ends within it says nothing. */
+  GIVES(OK, forge_think(model, &session, NULL, "x", 1, 4, 0, scratch, 64, 3, answer, sizeof answer, &length));
+  CHECK(length == 0 && answer[0] == 0);
+  GIVES(OK, forge_think(model, &session, NULL, "x", 1, 4, 0, scratch, 64, 8, answer, sizeof answer, &length));
+  CHECK(strcmp(answer, "4") == 0);
+  GIVES(NULL, forge_think(model, NULL, NULL, "x", 1, 4, 0, scratch, 64, 64, answer, sizeof answer, &length));
+  free(memory);
+}
+
 int main(int argc, char **argv) {
-  static ForgeModel call, full, tools;
-  void *files[3];
-  size_t lengths[3];
+  static ForgeModel call, full, tools, thinking;
+  void *files[4];
+  size_t lengths[4];
   ForgeInfo info;
-  if (argc != 4) return 2;
+  if (argc != 5) return 2;
   files[0] = read_file(argv[1], &lengths[0]);
   files[1] = read_file(argv[2], &lengths[1]);
   files[2] = read_file(argv[3], &lengths[2]);
+  files[3] = read_file(argv[4], &lengths[3]);
   CHECK(strlen(forge_version()) > 4 && strcmp(forge_status_message(0), "success") == 0);
   opening(files[1], lengths[1]);
   GIVES(OK, forge_model_open(&call, files[0], lengths[0]));
   GIVES(OK, forge_model_open(&full, files[1], lengths[1]));
   GIVES(OK, forge_model_open(&tools, files[2], lengths[2]));
+  GIVES(OK, forge_model_open(&thinking, files[3], lengths[3]));
   GIVES(OK, forge_model_info(&full, &info));
   memory_is_exact(&full);
   one_result(&full, info.vocab);
@@ -247,8 +282,10 @@ int main(int argc, char **argv) {
   texts(&full);
   replies(&call);
   calls(&tools, &call);
+  thoughts(&thinking);
   free(files[0]);
   free(files[1]);
   free(files[2]);
+  free(files[3]);
   return failures > 0;
 }

@@ -7,6 +7,7 @@ use crate::constrain::Constraint;
 use crate::error::{Error, Result};
 use crate::sampler::Sampler;
 use crate::session::Session;
+use crate::think::{Thinking, Thoughts};
 use crate::tokenizer::Tokenizer;
 
 /// Tokens the repetition penalty looks back on.
@@ -47,7 +48,8 @@ const UNREAD: usize = 32;
 pub struct Counts {
     /// Forward passes that ended in logits.
     pub passes: u64,
-    /// Tokens chosen without logits, because a constraint allowed no other; `<eos>` among them.
+    /// Tokens chosen without logits: those that alone a constraint allowed, `<eos>` among them, and the markers of a
+    /// thought that were due.
     pub forced: u64,
 }
 
@@ -62,6 +64,9 @@ pub struct Generator<'m, S = Session<'m>> {
     /// The next token when one has been chosen and not been returned.
     next: Option<u16>,
     constraint: Option<Constraint<'m>>,
+    thoughts: Option<Thoughts>,
+    /// Whether the token returned last belongs to a thought.
+    thought: bool,
     /// Tokens in front of the next that the session has not read.
     unread: [u16; UNREAD],
     unread_len: usize,
@@ -79,6 +84,8 @@ impl<'m, S: BorrowMut<Session<'m>>> Generator<'m, S> {
             recent_len: 0,
             next: None,
             constraint: None,
+            thoughts: None,
+            thought: false,
             unread: [0; UNREAD],
             unread_len: 0,
             counts: Counts::default(),
@@ -91,7 +98,35 @@ impl<'m, S: BorrowMut<Session<'m>>> Generator<'m, S> {
     pub fn constrained(mut self, constraint: Constraint<'m>) -> Self {
         self.end = constraint.end();
         self.constraint = Some(constraint);
+        self.agree();
         self
+    }
+
+    /// Bounds what every completion thinks. A thought closes after its budget, and where the model would end the
+    /// completion within it; a completion has no second one, and no marker outside it. A prompt that ends with
+    /// `<think>` opens the completion's thought, if there is no constraint.
+    ///
+    /// With a constraint, a thought that is due to close goes on to the end of a character it is in
+    /// the middle of: at most 3 tokens beyond its budget. A thought stands where the constraint allows it.
+    #[must_use]
+    pub fn thinking(mut self, thinking: Thinking) -> Self {
+        self.thoughts = Some(Thoughts::new(thinking));
+        self.agree();
+        self
+    }
+
+    /// Has the constraint refuse thoughts where none is wanted.
+    fn agree(&mut self) {
+        let never = self.thoughts.is_some_and(|thoughts| thoughts.plan().budget() == 0);
+        if let Some(constraint) = self.constraint.as_mut().filter(|_| never) {
+            constraint.refuse_thoughts();
+        }
+    }
+
+    /// Whether the token returned last belongs to a thought, markers included. False without
+    /// [`Generator::thinking`], as the markers are not known then.
+    pub fn is_thought(&self) -> bool {
+        self.thought
     }
 
     /// Reads the prompt's tokens and chooses the completion's first. An empty prompt changes nothing.
@@ -110,13 +145,14 @@ impl<'m, S: BorrowMut<Session<'m>>> Generator<'m, S> {
         let Some(token) = self.next.take().filter(|t| *t != self.end) else {
             return Ok(None);
         };
+        self.thought = self.thoughts.is_some_and(|thoughts| thoughts.is_thought());
         self.remember(token);
         self.advance(token)?;
         Ok(Some(token))
     }
 
     /// Writes the completion, without the end token, to the front of `out` and returns the number of ids. Stops
-    /// when `out` is full; a constrained completion comes to its end before.
+    /// when `out` is full, which may be within a thought; a constrained completion comes to its end before.
     ///
     /// # Errors
     /// As [`Session::feed`]; [`Error::Budget`] when `out` has no room for what a constraint asks for.
@@ -174,6 +210,10 @@ impl<'m, S: BorrowMut<Session<'m>>> Generator<'m, S> {
         self.settle()?;
         self.session.borrow_mut().prefill(before)?;
         self.recent_len = 0;
+        self.thought = false;
+        if let Some(thoughts) = &mut self.thoughts {
+            thoughts.restart(self.constraint.is_none() && thoughts.opens(*last));
+        }
         self.advance(*last)
     }
 
@@ -186,7 +226,7 @@ impl<'m, S: BorrowMut<Session<'m>>> Generator<'m, S> {
             *place = token;
             self.unread_len += 1;
         }
-        let next = match self.constraint.as_ref().and_then(Constraint::forced) {
+        let next = match self.forced() {
             Some(forced) => {
                 self.counts.forced += 1;
                 forced
@@ -196,8 +236,23 @@ impl<'m, S: BorrowMut<Session<'m>>> Generator<'m, S> {
         if let Some(constraint) = &mut self.constraint {
             constraint.advance(next)?;
         }
+        if let Some(thoughts) = &mut self.thoughts {
+            thoughts.advance(next);
+        }
         self.next = Some(next);
         Ok(())
+    }
+
+    /// The next token when there is nothing to choose.
+    fn forced(&mut self) -> Option<u16> {
+        let due = self.thoughts.as_ref().and_then(Thoughts::due);
+        let Some(constraint) = &mut self.constraint else {
+            return due;
+        };
+        if due.is_some() {
+            constraint.hurry();
+        }
+        due.filter(|token| constraint.allows(*token)).or_else(|| constraint.forced())
     }
 
     /// Reads what is unread and chooses the next token by its logits.
@@ -207,9 +262,13 @@ impl<'m, S: BorrowMut<Session<'m>>> Generator<'m, S> {
         let logits = self.session.borrow_mut().extend(tokens)?;
         self.counts.passes += 1;
         let recent = self.recent.get(..self.recent_len.min(RECENT)).unwrap_or(&[]);
-        Ok(match &self.constraint {
-            Some(constraint) => constraint.pick(&mut self.sampler, logits, recent),
-            None => self.sampler.sample(logits, recent),
+        Ok(match (&self.constraint, &self.thoughts) {
+            (Some(constraint), _) => constraint.pick(&mut self.sampler, logits, recent),
+            (None, None) => self.sampler.sample(logits, recent),
+            (None, Some(thoughts)) => {
+                thoughts.mask(logits);
+                thoughts.amend(self.sampler.sample(logits, recent), self.end)
+            }
         })
     }
 

@@ -43,6 +43,7 @@ pub mod team;
 #[cfg(feature = "alloc")]
 #[doc(hidden)]
 pub mod testing;
+pub mod think;
 pub mod tokenizer;
 #[cfg(feature = "alloc")]
 pub mod workspace;
@@ -58,6 +59,7 @@ pub use options::Options;
 pub use prepared::Prepared;
 pub use sampler::Sampler;
 pub use session::Session;
+pub use think::Thinking;
 pub use tokenizer::Tokenizer;
 #[cfg(feature = "alloc")]
 pub use workspace::Workspace;

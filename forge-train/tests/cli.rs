@@ -75,7 +75,12 @@ fn listing(directory: &Path) -> Vec<PathBuf> {
 
 /// An untrained model with one tool of one slot.
 fn model() -> Vec<u8> {
-    let mut specials: Vec<_> = CONTROLS.iter().map(|c| (SpecialKind::Control, (*c).to_owned())).collect();
+    model_of(&CONTROLS)
+}
+
+/// The same with these control tokens.
+fn model_of(controls: &[&str]) -> Vec<u8> {
+    let mut specials: Vec<_> = controls.iter().map(|c| (SpecialKind::Control, (*c).to_owned())).collect();
     specials.push((SpecialKind::Tool, "set_light".into()));
     specials.push((SpecialKind::Slot, "room".into()));
     let spec = TokenizerSpec { specials, ..TokenizerSpec::default() };
@@ -214,6 +219,46 @@ fn a_model_runs_the_same_way_each_time() {
     assert_eq!(json["schema"], 1);
     assert!(json["tokens"].as_u64().unwrap() <= 8);
     place.refuses(&["run", "m.forge", "hello", "--top-p", "1.5"], "--top-p", "0.95");
+}
+
+#[test]
+fn thoughts_are_bounded_and_hidden() {
+    let place = Place::new();
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/thinking.forge");
+    fs::copy(golden, place.path("t.forge")).unwrap();
+    let say = |arguments: &[&str]| place.run(&[&["run", "t.forge", "what is 12 plus 3"], arguments].concat());
+    let answer = |arguments: &[&str]| text(&say(arguments).stdout);
+    assert_eq!(answer(&[]), "45\n");
+    assert_eq!(answer(&["--show-thoughts"]), "<think> 12+3 </think> 45\n");
+    assert_eq!(answer(&["--think", "4", "--show-thoughts"]), "<think> 12+3 </think> 45\n");
+    assert_eq!(answer(&["--think", "2", "--show-thoughts"]), "<think> 12 </think> 45\n");
+    assert_eq!((answer(&["--think", "2"]), answer(&["--think", "0"])), ("45\n".into(), "5\n".into()));
+    let json: Value = serde_json::from_slice(&say(&["--think", "2", "--json"]).stdout).unwrap();
+    assert_eq!(
+        (&json["thought"], &json["text"], &json["answer"]),
+        (&"12".into(), &"45".into(), &"45".into())
+    );
+    assert_eq!(json["steps"]["forced"], 1, "the mark that closes");
+    let json: Value = serde_json::from_slice(&say(&["--think", "0", "--json"]).stdout).unwrap();
+    assert_eq!((&json["thought"], &json["text"]), (&Value::Null, &"5".into()));
+    // A thought that is cut off is no answer, and that is said.
+    let cut = say(&["--max-tokens", "3"]);
+    assert_eq!(text(&cut.stdout), "\n");
+    assert!(text(&cut.stderr).contains("within the model's thought"), "{}", text(&cut.stderr));
+    place.refuses(&["run", "t.forge", "x", "--plain", "--think", "3"], "cannot be used with", "");
+    place.refuses(&["run", "t.forge", "x", "--think=-1"], "--think", "");
+}
+
+#[test]
+fn a_model_that_cannot_think_says_so() {
+    let place = Place::new();
+    let bytes = model_of(&CONTROLS[..5]);
+    fs::write(place.path("m.forge"), bytes).unwrap();
+    for arguments in [&["--think", "3"][..], &["--show-thoughts"]] {
+        let arguments = [&["run", "m.forge", "x"], arguments].concat();
+        place.refuses(&arguments, "no control token <think>", "leave `--think`");
+    }
+    assert_eq!(place.run(&["run", "m.forge", "x", "--max-tokens", "2"]).status.code(), Some(0));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use forge_formats::tokenizer::{MAX_TOKEN, SpecialKind};
 use forge_runtime::call::Call;
 use forge_runtime::constrain::Mode;
-use forge_runtime::{Constraint, Error, Generator, Model, Sampler, generate};
+use forge_runtime::{Constraint, Error, Generator, Model, Sampler, Thinking, generate};
 use wasm_bindgen::prelude::*;
 
 use crate::owned::{BLOCK, OwnedGenerator, OwnedModel};
@@ -20,6 +20,16 @@ pub enum Constrained {
     Call,
     /// Nothing.
     Off,
+}
+
+/// Whether thoughts are part of an answer's text.
+#[wasm_bindgen]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thoughts {
+    /// With their marks.
+    Shown,
+    /// Not at all.
+    Hidden,
 }
 
 /// How an answer is generated.
@@ -44,6 +54,10 @@ pub struct Options {
     pub plain: bool,
     /// What the answer is held to, unless it is plain.
     pub constrained: Constrained,
+    /// Most tokens of a thought, 0 for none, unless the answer is plain; without, the model thinks as long as it likes.
+    pub think: Option<u32>,
+    /// Whether thoughts are part of the text.
+    pub thoughts: Thoughts,
 }
 
 #[wasm_bindgen]
@@ -62,6 +76,8 @@ impl Options {
             seed: 0,
             plain: false,
             constrained: Constrained::Auto,
+            think: None,
+            thoughts: Thoughts::Shown,
         }
     }
 
@@ -74,6 +90,12 @@ impl Options {
             Constrained::Off => None,
         };
         mode.map(|mode| Constraint::new(model, mode, self.max_tokens)).transpose()
+    }
+
+    /// What the thoughts of a model are held to.
+    fn thinking(&self, model: &Model<'_>) -> Result<Option<Thinking>, Error> {
+        let budget = self.think.filter(|_| !self.plain);
+        budget.map(|budget| Thinking::new(&model.tokenizer(), budget)).transpose()
     }
 
     fn sampler(&self) -> Sampler {
@@ -100,6 +122,11 @@ pub struct Generation {
     /// Whether the next text begins a segment: an answer's segments have a space in front that is not theirs.
     begins: bool,
     plain: bool,
+    /// Where thoughts begin and end, when they are hidden.
+    marks: Option<(u16, u16)>,
+    /// Whether the last token is left out, and whether the next is unless it is the mark.
+    hidden: bool,
+    thinks: bool,
     ended: bool,
 }
 
@@ -110,15 +137,24 @@ impl Generation {
         system: Option<&str>,
         options: &Options,
     ) -> Result<Self, Error> {
-        let end = model.model().tokenizer().control("<eos>")?;
+        let tokenizer = model.model().tokenizer();
+        let end = tokenizer.control("<eos>")?;
+        let mark = |name| tokenizer.special(SpecialKind::Control, name);
+        let hides = options.thoughts == Thoughts::Hidden && !options.plain;
         Ok(Self {
             generator: OwnedGenerator::new(model, |session, model| {
-                let generator = Generator::new(session, options.sampler(), end);
-                Ok(match options.constraint(model)? {
-                    Some(constraint) => generator.constrained(constraint),
+                let mut generator = Generator::new(session, options.sampler(), end);
+                if let Some(constraint) = options.constraint(model)? {
+                    generator = generator.constrained(constraint);
+                }
+                Ok(match options.thinking(model)? {
+                    Some(thinking) => generator.thinking(thinking),
                     None => generator,
                 })
             })?,
+            marks: mark("<think>").zip(mark("</think>")).filter(|_| hides),
+            hidden: false,
+            thinks: false,
             prompt: encode(model.model(), prompt, system, options.plain)?,
             read: 0,
             completion: Vec::new(),
@@ -149,6 +185,18 @@ impl Generation {
             return Ok(None);
         }
         self.generator.with(|g| g.next_token())
+    }
+
+    /// As [`Generation::text_of`], without what is hidden.
+    fn shown(&mut self, token: u16) -> String {
+        let Some((open, close)) = self.marks else { return self.text_of(token) };
+        let begins = token == open && !self.thinks;
+        self.hidden = self.thinks || begins;
+        self.thinks = self.hidden && token != close;
+        // A character that the thought cuts off belongs to the text before it.
+        let before = if begins { flush(&mut self.pending, true) } else { String::new() };
+        let text = self.text_of(token);
+        if self.hidden { before } else { text }
     }
 
     /// What a token adds to the text: its name if it is special, otherwise its bytes as far as they are whole
@@ -182,7 +230,7 @@ impl Generation {
     }
 
     /// Generates a token and returns its text, undefined at the end. The text is empty while the bytes of a
-    /// character are incomplete; the name of a special token is its text.
+    /// character are incomplete, and for thoughts that are hidden; the name of a special token is its text.
     #[allow(clippy::should_implement_trait, reason = "the name of the JavaScript method")]
     pub fn next(&mut self) -> Result<Option<String>, JsError> {
         if self.ended {
@@ -191,9 +239,12 @@ impl Generation {
         let token = self.next_token()?;
         if let Some(token) = token {
             self.completion.push(token);
-            return Ok(Some(self.text_of(token)));
+            return Ok(Some(self.shown(token)));
         }
         self.ended = true;
+        if self.thinks {
+            self.pending.clear();
+        }
         let rest = flush(&mut self.pending, true);
         Ok(Some(rest).filter(|r| !r.is_empty()))
     }
@@ -214,6 +265,12 @@ impl Generation {
             Some((SpecialKind::Slot, _)) => "slot",
             Some((SpecialKind::Control, _)) => "control",
         })
+    }
+
+    /// Whether the last token is part of a thought that is hidden.
+    #[wasm_bindgen(getter)]
+    pub fn hidden(&self) -> bool {
+        self.hidden
     }
 
     /// Number of tokens generated so far.

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use wasm_bindgen::prelude::*;
 
-pub use generation::{Constrained, Generation, Options};
+pub use generation::{Constrained, Generation, Options, Thoughts};
 pub use session::RawSession;
 
 use owned::OwnedModel;

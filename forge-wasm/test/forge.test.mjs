@@ -69,6 +69,25 @@ test("a call is held to the tools the file lists", async () => {
   assert.throws(() => bare.start("anything", { constrained: "call" }), /lists no tools/);
 });
 
+test("thoughts are bounded, and hidden where that is asked for", async () => {
+  const forge = await load(file("thinking"));
+  const say = async (options) => (await collect(forge.generate("anything", options))).join("");
+  assert.equal(await say({}), "<think>12+3</think>45");
+  assert.equal(await say({ thoughts: "hidden" }), "45");
+  const cases = [[0, "", "5"], [1, "<think>1</think>", "45"], [4, "<think>12+3</think>", "45"], [Infinity, "<think>12+3</think>", "45"]];
+  for (const [think, thought, answer] of cases) {
+    assert.equal(await say({ think }), thought + answer);
+    assert.equal(await say({ think, thoughts: "shown" }), thought + answer);
+    assert.equal(await say({ think, thoughts: "hidden" }), answer);
+  }
+  assert.equal(await say({ think: 4, thoughts: "hidden", maxTokens: 3 }), "");
+  assert.equal(await say({ think: 4, thoughts: "hidden", maxTokens: 8 }), "4");
+  const pieces = await collect(forge.pieces("anything", { think: 2, thoughts: "hidden" }));
+  assert.deepEqual(pieces.map((p) => p.kind), ["text", "text", "text"]);
+  assert.throws(() => forge.start("anything", { think: -1 }), TypeError);
+  assert.throws(() => forge.start("anything", { thoughts: "loud" }), TypeError);
+});
+
 test("call parses a tool call", async () => {
   const forge = await load(file("call"));
   assert.deepEqual(await forge.call("dim the salon lights to 20"), {

@@ -44,6 +44,8 @@ pub enum Source {
     Script,
     /// The same in a file that lists its tool.
     Tools,
+    /// A model that answers every prompt with the same thought and text.
+    Thinking,
     /// A file of this repository, by its path from the root.
     File(&'static str),
 }
@@ -183,6 +185,7 @@ pub fn recipes() -> Vec<Recipe> {
         Recipe { sampled: Some(9), ..long(random("wide_sparse", TernarySparse, int8(wide.clone()))) },
         long(random("titans", Ternary2b, short(titans(full())))),
         long(random("wide_titans", Ternary5x8, titans(wide))),
+        Recipe { source: Source::Thinking, ..random("thinking", F32, plain()) },
     ]
 }
 
@@ -196,6 +199,7 @@ impl Recipe {
             Source::Random { config, codec } => random_model(config, 1, *codec),
             Source::Script => script::file(),
             Source::Tools => script::file_with_tools(),
+            Source::Thinking => script::thinking_file(),
             Source::File(path) => {
                 let path = folder().join("../..").join(path);
                 std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))

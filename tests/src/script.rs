@@ -1,5 +1,5 @@
-//! A model made by hand that answers every prompt with one tool call, so that tests of what comes out of a model know
-//! what must come out.
+//! Models made by hand that answer every prompt the same, with one tool call or with a thought and a text, so that tests
+//! of what comes out of a model know what must come out.
 //!
 //! Every projection is zero, so the stack passes the embedding through. The embedding of token `i` of the script is
 //! the unit vector `i`, and the head's row of token `i + 1` is that vector too: each token leads to the next. A token
@@ -20,6 +20,15 @@ pub const CALL: &str = r#"{"tool":"set_light","args":{"room":"salon","level":"20
 /// their range after the first digit.
 pub const HELD_CALL: &str = r#"{"tool":"set_light","args":{"room":"salon","level":"2"}}"#;
 
+/// What the model of [`thinking_file`] thinks.
+pub const THOUGHT: &str = "12+3";
+
+/// What it says then.
+pub const THOUGHT_ABOUT: &str = "45";
+
+/// What it says at once, when it may not think.
+pub const AT_ONCE: &str = "5";
+
 const VOCAB: u32 = 268;
 const DIM: u32 = 16;
 
@@ -36,11 +45,40 @@ fn script(table: &TokenizerTable<'_>) -> Vec<u16> {
     out
 }
 
-/// The model's file.
+/// `<sep>` and what follows it, of the model that thinks.
+fn thinking_script(table: &TokenizerTable<'_>) -> Vec<u16> {
+    let control = |name| table.special(SpecialKind::Control, name).expect("a name of the tokenizer");
+    let bytes = |text: &str| text.bytes().map(|b| table.byte_id(b)).collect::<Vec<_>>();
+    let (thought, answer) = (bytes(THOUGHT), bytes(&format!(" {THOUGHT_ABOUT}")));
+    let (before, between) = ([control("<sep>"), control("<think>")], [control("</think>")]);
+    [&before[..], &thought, &between, &answer, &[control("<eos>")]].concat()
+}
+
+/// The file of the model that calls a tool.
 ///
 /// # Panics
 /// When the tokenizer of [`forge_runtime::testing`] no longer has the names the script is made of.
 pub fn file() -> Vec<u8> {
+    let tokenizer = random_tokenizer(VOCAB, 1);
+    let script = script(&TokenizerTable::parse(&tokenizer).expect("a valid table"));
+    written(tokenizer, &script, &[], r#"{"name":"script","note":"made by hand"}"#)
+}
+
+/// The file of the model that thinks: `<think>12+3</think> 45`, or `5` where it may not.
+///
+/// # Panics
+/// As [`file`].
+pub fn thinking_file() -> Vec<u8> {
+    let tokenizer = random_tokenizer(VOCAB, 1);
+    let table = TokenizerTable::parse(&tokenizer).expect("a valid table");
+    let script = thinking_script(&table);
+    let at_once = AT_ONCE.bytes().map(|b| table.byte_id(b)).collect::<Vec<_>>();
+    let card = r#"{"name":"thinking script","note":"made by hand"}"#;
+    written(tokenizer, &script, &at_once, card)
+}
+
+/// A file of the model in which each token of a script leads to the next, and the first, half as much, to others.
+fn written(tokenizer: Vec<u8>, script: &[u16], others: &[u16], card: &str) -> Vec<u8> {
     let config = ModelConfig {
         vocab: VOCAB,
         dim: DIM,
@@ -64,8 +102,6 @@ pub fn file() -> Vec<u8> {
         cache: CacheKind::default(),
         memory: MemoryKind::default(),
     };
-    let tokenizer = random_tokenizer(VOCAB, 1);
-    let script = script(&TokenizerTable::parse(&tokenizer).expect("a valid table"));
     let mut writer = Writer::new(config.clone());
     for (role, layer, [rows, cols]) in config.tensors() {
         let (rows, cols) = (rows as usize, cols as usize);
@@ -77,14 +113,13 @@ pub fn file() -> Vec<u8> {
                 _ => {}
             }
         }
+        if role == Role::Head {
+            others.iter().for_each(|other| weights[usize::from(*other) * cols] = 0.5);
+        }
         let codec = if rows == 1 { Simple::F32 } else { Simple::Int8Row };
         writer = writer.tensor(role, layer, codec.into(), encode(codec, rows, cols, &weights));
     }
-    writer
-        .tokenizer(tokenizer)
-        .card(r#"{"name":"script","note":"made by hand"}"#)
-        .finish()
-        .expect("a valid model")
+    writer.tokenizer(tokenizer).card(card).finish().expect("a valid model")
 }
 
 /// The same model in a file that lists its tool: the room is `attic` or `salon`, the level 0 to 9.

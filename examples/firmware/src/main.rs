@@ -11,13 +11,15 @@ use cortex_m::singleton;
 use cortex_m_rt::entry;
 use cortex_m_semihosting::{debug, hprint, hprintln};
 use forge_runtime::generate::prompt;
-use forge_runtime::{Generator, Model, Result, Sampler, Session, call};
+use forge_runtime::{Generator, Model, Result, Sampler, Session, Thinking, call};
 use panic_semihosting as _;
 
 /// In flash, because it is constant data.
 static MODEL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/model.forge"));
 /// What is asked.
 const PROMPT: &str = "dim the bedroom lights to 20";
+/// Most tokens of a thought before the answer.
+const THINK: u32 = 24;
 /// Words of memory for the session; `Model::workspace` says how many bytes a model needs.
 const MEMORY: usize = 256 * 1024;
 
@@ -45,7 +47,9 @@ fn answer(memory: &mut [u8]) -> Result<()> {
     let len = prompt(&tokenizer, None, PROMPT.as_bytes(), &mut tokens)?;
 
     let session = Session::new(&model, memory)?;
-    let mut generator = Generator::new(session, Sampler::greedy(), tokenizer.control("<eos>")?);
+    let thinking = Thinking::new(&tokenizer, THINK)?;
+    let end = tokenizer.control("<eos>")?;
+    let mut generator = Generator::new(session, Sampler::greedy(), end).thinking(thinking);
     let mut completion = [0; 64];
     let count = generator.complete(&tokens[..len], &mut completion)?;
 

@@ -39,6 +39,7 @@ pub use session::{
 pub use status::{ForgeStatus, forge_status_message, forge_version};
 pub use text::{
     forge_call, forge_control, forge_decode, forge_encode, forge_prompt, forge_render, forge_reply,
+    forge_think,
 };
 
 /// What a fallible function of this module works with; [`done`] makes the status of it.

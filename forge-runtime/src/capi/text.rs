@@ -13,6 +13,7 @@ use crate::call;
 use crate::constrain::{Constraint, Mode};
 use crate::generate::{Generator, prompt};
 use crate::sampler::Sampler;
+use crate::think::Thinking;
 
 // As `forge_decode` says.
 const _: () = assert!(MAX_TOKEN == 64);
@@ -186,7 +187,7 @@ pub unsafe extern "C" fn forge_reply(
     capacity: usize,
     len: *mut usize,
 ) -> ForgeStatus {
-    let asked = Asked { text, text_len, scratch, scratch_len, max_tokens, constrained: false };
+    let asked = Asked { text, text_len, scratch, scratch_len, max_tokens, held: Held::Nothing };
     // SAFETY: the module's promises, for every pointer.
     match unsafe { complete(model, session, sampler, asked) } {
         // SAFETY: as above; the scratch holds the ids just written.
@@ -211,13 +212,51 @@ pub unsafe extern "C" fn forge_call(
     capacity: usize,
     len: *mut usize,
 ) -> ForgeStatus {
-    let asked = Asked { text, text_len, scratch, scratch_len, max_tokens, constrained: true };
+    let asked = Asked { text, text_len, scratch, scratch_len, max_tokens, held: Held::Call };
     // SAFETY: the module's promises, for every pointer.
     match unsafe { complete(model, session, sampler, asked) } {
         // SAFETY: as above; the scratch holds the ids just written.
         Ok(count) => unsafe { forge_render(model, scratch, count, out, capacity, len) },
         Err(status) => status,
     }
+}
+
+/// As forge_reply, but the reply has at most one thought, of at most `budget` tokens between its marks; 0 answers at
+/// once. The thought is left out of what is written unless `show` is other than 0; it counts towards `max_tokens`, so
+/// that a reply which these end within its thought is empty. FORGE_STATUS_CONTROL when the model cannot think.
+// SAFETY: as above.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forge_think(
+    model: *const ForgeModel,
+    session: *mut ForgeSession,
+    sampler: *mut ForgeSampler,
+    text: *const c_char,
+    text_len: usize,
+    budget: u32,
+    show: u32,
+    scratch: *mut u16,
+    scratch_len: usize,
+    max_tokens: usize,
+    out: *mut c_char,
+    capacity: usize,
+    len: *mut usize,
+) -> ForgeStatus {
+    let held = Held::Thinking { budget, show: show != 0 };
+    let asked = Asked { text, text_len, scratch, scratch_len, max_tokens, held };
+    // SAFETY: the module's promises, for every pointer.
+    match unsafe { complete(model, session, sampler, asked) } {
+        // SAFETY: as above; the scratch holds the ids just written.
+        Ok(count) => unsafe { forge_render(model, scratch, count, out, capacity, len) },
+        Err(status) => status,
+    }
+}
+
+/// What a reply is held to.
+#[derive(Clone, Copy)]
+enum Held {
+    Nothing,
+    Call,
+    Thinking { budget: u32, show: bool },
 }
 
 /// What a reply is made of.
@@ -227,8 +266,7 @@ struct Asked {
     scratch: *mut u16,
     scratch_len: usize,
     max_tokens: usize,
-    /// Only calls.
-    constrained: bool,
+    held: Held,
 }
 
 /// Writes a reply's ids to the scratch and returns how many.
@@ -252,22 +290,32 @@ unsafe fn complete(
         // SAFETY: as above; any bits are numbers.
         false => unsafe { borrow::one(sampler) }?.to_sampler(),
     };
-    session.reset();
     let tokenizer = model.tokenizer();
+    let thinking = match asked.held {
+        Held::Thinking { budget, .. } => Some(Thinking::new(&tokenizer, budget)?),
+        _ => None,
+    };
+    session.reset();
     let end = tokenizer.control("<eos>")?;
     let prompt_len = prompt(&tokenizer, None, text, scratch)?;
     let limit = asked.max_tokens.min(scratch.len());
     let mut generator = Generator::new(session, sampling, end);
-    if asked.constrained {
+    if matches!(asked.held, Held::Call) {
         let budget = u32::try_from(limit).unwrap_or(u32::MAX);
         generator = generator.constrained(Constraint::new(model, Mode::Call, budget)?);
     }
+    if let Some(thinking) = thinking {
+        generator = generator.thinking(thinking);
+    }
     generator.start(scratch.get(..prompt_len).unwrap_or(&[]))?;
+    let hide = matches!(asked.held, Held::Thinking { show: false, .. });
     let mut count = 0;
-    for place in scratch.iter_mut().take(limit) {
+    for _ in 0..limit {
         let Some(token) = generator.next_token()? else { break };
-        *place = token;
-        count += 1;
+        if let Some(place) = scratch.get_mut(count).filter(|_| !hide || !generator.is_thought()) {
+            *place = token;
+            count += 1;
+        }
     }
     if !sampler.is_null() {
         // SAFETY: as above.

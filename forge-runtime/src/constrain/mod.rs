@@ -63,6 +63,8 @@ pub struct Constraint<'a> {
     open: Ids,
     /// The ordinary token that all values go on with.
     common: Option<u16>,
+    /// Whether a thought goes on only as far as its last character needs.
+    hurried: bool,
 }
 
 /// Where a completion is.
@@ -113,6 +115,7 @@ impl<'a> Constraint<'a> {
             left: budget,
             open: Ids::default(),
             common: None,
+            hurried: false,
         };
         constraint.restart(u32::MAX)?;
         Ok(constraint)
@@ -150,6 +153,17 @@ impl<'a> Constraint<'a> {
     /// Whether `<eos>` has been read. Nothing is allowed from then on.
     pub fn ended(&self) -> bool {
         matches!(self.state, State::End)
+    }
+
+    /// Has `<think>` refused from the next [`Constraint::restart`] on.
+    pub(crate) fn refuse_thoughts(&mut self) {
+        self.think = None;
+    }
+
+    /// Has the next token bring a thought nearer to its `</think>`: that itself, or what completes a character, which
+    /// takes at most 3 tokens. Changes nothing outside a thought.
+    pub(crate) fn hurry(&mut self) {
+        self.hurried = true;
     }
 
     /// Whether a token may come next.

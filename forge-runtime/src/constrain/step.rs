@@ -25,7 +25,10 @@ impl<'a> Constraint<'a> {
             return false;
         }
         match (&self.state, self.text()) {
-            (_, Some(text)) => text.after(bytes).is_some_and(|text| text.missing() <= room),
+            (_, Some(text)) => {
+                let room = if self.hurried { text.hurry().min(room) } else { room };
+                text.after(bytes).is_some_and(|text| text.missing() <= room)
+            }
             (State::Call(call), _) => {
                 let value = call.value().and_then(|value| value.after(bytes));
                 let room = room.checked_sub(call.owed());
@@ -79,6 +82,7 @@ impl<'a> Constraint<'a> {
         self.state = state;
         self.left = left;
         self.common = None;
+        self.hurried = false;
         self.open = self.special();
         let common = match &self.state {
             State::Call(call) => call.value().and_then(|value| value.common(&self.tokenizer)),

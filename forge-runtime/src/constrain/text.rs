@@ -36,4 +36,9 @@ impl Text {
     pub(super) fn missing(self) -> u32 {
         self.at.missing() + u32::from(self.thinks)
     }
+
+    /// The room to leave behind the next token for a thought to end as soon as it can.
+    pub(super) fn hurry(self) -> u32 {
+        if self.thinks { self.missing().saturating_sub(1) } else { u32::MAX }
+    }
 }

@@ -14,6 +14,7 @@ An empty line is skipped; `/quit` or the end of the input ends the conversation.
 
 Examples:
   forge-train chat model.forge
+  forge-train chat model.forge --think 0
   forge-train chat model.forge --temperature 0.7 < prompts.txt > answers.txt";
 
 /// Answers a prompt a line.
@@ -47,7 +48,7 @@ pub(crate) fn main(args: &Args) -> Outcome {
             (_, "") => {}
             (_, prompt) => {
                 let answer = model::answer(&model, prompt, &args.generation)?;
-                print(&format!("{}\n", answer.text()))?;
+                print(&format!("{}\n", answer.text(&args.generation)))?;
             }
         }
     }

@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use forge_formats::file::File;
+use forge_formats::tokenizer::SpecialKind;
 use forge_runtime::constrain::Mode;
 use forge_runtime::generate::Counts;
-use forge_runtime::{Constraint, Generator, Model, Sampler, Session, generate};
+use forge_runtime::{Constraint, Generator, Model, Sampler, Session, Thinking, Tokenizer, generate};
 use forge_train::data::Completion;
 use forge_train::error::{Error, Result};
 use forge_train::eval;
 use serde_json::{Value, json};
+
+use super::output::say;
 
 /// How text is generated.
 #[derive(Clone, Debug, Args)]
@@ -42,6 +45,12 @@ pub(crate) struct Generation {
     #[arg(long, value_name = "HOW", default_value = "auto", default_missing_value = "call",
           num_args = 0..=1, require_equals = true)]
     constrained: Constrained,
+    /// Most tokens of a thought before the answer; 0 answers at once. Unless told, the model thinks as long as it likes
+    #[arg(long, value_name = "N", conflicts_with = "plain")]
+    think: Option<u32>,
+    /// Print the thought too, as `<think> thought </think> answer`
+    #[arg(long, conflicts_with = "plain")]
+    show_thoughts: bool,
 }
 
 /// What an answer is held to.
@@ -73,6 +82,8 @@ impl Constrained {
 #[derive(Debug)]
 pub(crate) struct Answer {
     completion: Completion,
+    /// Whether it ends within its thought.
+    unfinished: bool,
     tokens: usize,
     counts: Counts,
 }
@@ -106,41 +117,94 @@ pub(crate) fn answer(model: &Model<'_>, prompt: &str, how: &Generation) -> Resul
         });
     }
     let tokenizer = model.tokenizer();
+    let ids = encode(&tokenizer, prompt, how)?;
+    let mut workspace = eval::workspace(model)?;
+    let mut session = Session::new(model, workspace.bytes()).map_err(unusable)?;
+    let mut generator = generator(model, &mut session, how)?;
+    let mut written = vec![0; how.max_tokens];
+    let tokens = generator.complete(&ids, &mut written).map_err(unusable)?;
+    let (written, counts) = (&written[..tokens], generator.counts());
+    let unfinished = if how.plain { None } else { unfinished(&tokenizer, written) };
+    let completion = match unfinished {
+        _ if how.plain => Completion::Text(forge_train::tokenizer::decode(&tokenizer, written)),
+        None => eval::read(&tokenizer, written),
+        Some(at) => {
+            say(
+                "the answer ended within the model's thought; `--think N` bounds thoughts, `--max-tokens N` makes room",
+            );
+            let (before, thought) = written.split_at(at);
+            Completion::Reasoned { thought: words(&tokenizer, thought), answer: words(&tokenizer, before) }
+        }
+    };
+    Ok(Answer { completion, unfinished: unfinished.is_some(), tokens, counts })
+}
+
+/// What the model is asked with, as tokens.
+fn encode(tokenizer: &Tokenizer<'_>, prompt: &str, how: &Generation) -> Result<Vec<u16>> {
     let system = how.system.as_deref().filter(|text| !text.is_empty());
     let mut ids = vec![0; prompt.len() + system.map_or(0, str::len) + 3];
     let length = if how.plain {
         ids[0] = tokenizer.control("<bos>").map_err(unusable)?;
         1 + tokenizer.encode(prompt.as_bytes(), &mut ids[1..]).map_err(unusable)?
     } else {
-        generate::prompt(&tokenizer, system.map(str::as_bytes), prompt.as_bytes(), &mut ids)
+        generate::prompt(tokenizer, system.map(str::as_bytes), prompt.as_bytes(), &mut ids)
             .map_err(unusable)?
     };
-    let mut workspace = eval::workspace(model)?;
-    let mut session = Session::new(model, workspace.bytes()).map_err(unusable)?;
+    ids.truncate(length);
+    Ok(ids)
+}
+
+/// A generator of answers as they are asked for.
+fn generator<'m, 's>(
+    model: &Model<'m>,
+    session: &'s mut Session<'m>,
+    how: &Generation,
+) -> Result<Generator<'m, &'s mut Session<'m>>> {
+    let tokenizer = model.tokenizer();
     let mut sampler = Sampler::new(how.temperature, how.seed);
     (sampler.top_k, sampler.top_p) = (how.top_k, how.top_p);
     let end = tokenizer.control("<eos>").map_err(unusable)?;
-    let mut written = vec![0; how.max_tokens];
-    let mut generator = Generator::new(&mut session, sampler, end);
+    let mut generator = Generator::new(session, sampler, end);
     if let Some(mode) = how.constrained.mode(model.file()).filter(|_| !how.plain) {
         generator = generator.constrained(Constraint::new(model, mode, u32::MAX).map_err(unusable)?);
     }
-    let tokens = generator.complete(&ids[..length], &mut written).map_err(unusable)?;
-    let counts = generator.counts();
-    let completion = match how.plain {
-        true => Completion::Text(forge_train::tokenizer::decode(&tokenizer, &written[..tokens])),
-        false => eval::read(&tokenizer, &written[..tokens]),
+    if how.think.is_none() && !how.show_thoughts {
+        return Ok(generator);
+    }
+    let thinking =
+        Thinking::new(&tokenizer, how.think.unwrap_or(u32::MAX)).map_err(|error| Error::Usage {
+            what: format!("this model cannot think: {error}"),
+            hint: "leave `--think` and `--show-thoughts` out; it answers at once".into(),
+        })?;
+    Ok(if how.think.is_some() { generator.thinking(thinking) } else { generator })
+}
+
+/// Where the thought begins that a completion ends in.
+fn unfinished(tokenizer: &Tokenizer<'_>, written: &[u16]) -> Option<usize> {
+    let last = |name| {
+        let marker = tokenizer.special(SpecialKind::Control, name)?;
+        written.iter().rposition(|id| *id == marker)
     };
-    Ok(Answer { completion, tokens, counts })
+    last("<think>").filter(|open| last("</think>").is_none_or(|close| close < *open))
+}
+
+/// The text of tokens without the space a segment begins with.
+fn words(tokenizer: &Tokenizer<'_>, ids: &[u16]) -> String {
+    let text = forge_train::tokenizer::decode(tokenizer, ids);
+    text.strip_prefix(' ').map(String::from).unwrap_or(text)
 }
 
 impl Answer {
-    /// A tool call as JSON, anything else as its text, without the thought that led to it.
-    pub(crate) fn text(&self) -> String {
+    /// A tool call as JSON, anything else as its text; with the thought that led to it where that is to be shown.
+    pub(crate) fn text(&self, how: &Generation) -> String {
         match &self.completion {
             Completion::Tool { tool, args } => call(tool, args),
             Completion::Text(text) => text.clone(),
-            Completion::Reasoned { answer, .. } => answer.clone(),
+            Completion::Reasoned { answer, .. } if !how.show_thoughts => answer.clone(),
+            Completion::Reasoned { thought, answer } if self.unfinished => {
+                format!("{answer}<think> {thought}")
+            }
+            Completion::Reasoned { thought, answer } => format!("<think> {thought} </think> {answer}"),
         }
     }
 
@@ -149,7 +213,9 @@ impl Answer {
         let mut value = match &self.completion {
             Completion::Tool { tool, args } => json!({"tool": tool, "args": arguments(args)}),
             Completion::Text(text) => json!({ "text": text }),
-            Completion::Reasoned { thought, answer } => json!({"thought": thought, "answer": answer}),
+            Completion::Reasoned { thought, answer } => {
+                json!({"thought": thought, "answer": answer, "text": answer})
+            }
         };
         value["schema"] = 1.into();
         value["tokens"] = self.tokens.into();
@@ -185,6 +251,8 @@ fn arguments(args: &[(String, String)]) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
     fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -204,12 +272,26 @@ mod tests {
     }
 
     #[test]
-    fn a_thought_is_shown_in_json_only() {
+    fn a_thought_is_shown_where_it_is_asked_for() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            how: Generation,
+        }
+        let how = |arguments: &[&str]| Line::try_parse_from([&["-"], arguments].concat()).unwrap().how;
         let completion = Completion::Reasoned { thought: "1 + 1".into(), answer: "2".into() };
-        let answer = Answer { completion, tokens: 7, counts: Counts { passes: 6, forced: 2 } };
-        assert_eq!(answer.text(), "2");
+        let counts = Counts { passes: 6, forced: 2 };
+        let mut answer = Answer { completion, unfinished: false, tokens: 7, counts };
+        assert_eq!(answer.text(&how(&[])), "2");
+        assert_eq!(answer.text(&how(&["--show-thoughts"])), "<think> 1 + 1 </think> 2");
         let steps = json!({"passes": 6, "forced": 2});
-        let expected = json!({"schema": 1, "thought": "1 + 1", "answer": "2", "tokens": 7, "steps": steps});
+        let expected = json!({
+            "schema": 1, "thought": "1 + 1", "answer": "2", "text": "2", "tokens": 7, "steps": steps
+        });
         assert_eq!(answer.json(), expected);
+        answer.unfinished = true;
+        answer.completion = Completion::Reasoned { thought: "1 + 1".into(), answer: String::new() };
+        assert_eq!(answer.text(&how(&[])), "");
+        assert_eq!(answer.text(&how(&["--show-thoughts"])), "<think> 1 + 1");
     }
 }

@@ -31,5 +31,9 @@ pub(crate) fn main(args: &Args) -> Outcome {
     let bytes = model::read(&args.model)?;
     let model = model::parse(&args.model, &bytes)?;
     let answer = model::answer(&model, &args.prompt, &args.generation)?;
-    if args.json { print_json(&answer.json()) } else { print(&format!("{}\n", answer.text())) }
+    if args.json {
+        print_json(&answer.json())
+    } else {
+        print(&format!("{}\n", answer.text(&args.generation)))
+    }
 }

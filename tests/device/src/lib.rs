@@ -7,7 +7,7 @@ use core::hint::black_box;
 
 use forge_runtime::constrain::{Constraint, Mode};
 use forge_runtime::generate::prompt;
-use forge_runtime::{Batch, Generator, Model, Options, Result, Sampler, Session, call};
+use forge_runtime::{Batch, Generator, Model, Options, Result, Sampler, Session, Thinking, call};
 
 /// Words of the memory a probe lends.
 const WORDS: usize = 256;
@@ -85,14 +85,16 @@ pub fn text(file: &[u8], memory: &mut [u32], tokens: &[u16], out: &mut [u16]) ->
     (sampler.min_p, sampler.repetition_penalty) = (black_box(0.1), black_box(1.1));
     let end = tokenizer.control("<eos>")?;
     let session = Session::new(&model, bytes(memory))?;
-    let mut generator = Generator::new(session, sampler, end);
+    let thinking = Thinking::new(&tokenizer, black_box(64))?.always();
+    let mut generator = Generator::new(session, sampler, end).thinking(thinking);
     generator.start(out.get(..len).unwrap_or(&[]))?;
-    black_box(generator.next_token()?);
+    black_box((generator.next_token()?, generator.is_thought()));
     let count = generator.complete(tokens, out)?;
     let constraint = Constraint::new(&model, black_box(Mode::Any), black_box(9))?;
     black_box((constraint.minimum(), constraint.budget(), constraint.ended()));
-    let mut constrained =
-        Generator::new(generator.session_mut(), Sampler::greedy(), end).constrained(constraint);
+    let mut constrained = Generator::new(generator.session_mut(), Sampler::greedy(), end)
+        .constrained(constraint)
+        .thinking(thinking);
     black_box(constrained.complete(tokens, out)?);
     constrained.settle()?;
     let mut constraint = Constraint::new(&model, black_box(Mode::Call), black_box(9))?;
