@@ -88,9 +88,8 @@ pub fn halting(bytes: &[u8], examples: &[Example]) -> Result<Option<HaltingRepor
         return Ok(None);
     }
     let text = asked.iter().map(|a| a.bytes).sum::<usize>().max(1);
-    let bits = |tokens: &[Token]| {
-        tokens.iter().map(|t| t.nats).sum::<f64>() / std::f64::consts::LN_2 / text as f64
-    };
+    let bits =
+        |tokens: &[Token]| tokens.iter().map(|t| t.nats).sum::<f64>() / std::f64::consts::LN_2 / text as f64;
     Ok(Some(HaltingReport {
         recursions: config.recursion,
         steps: mean(as_is.iter().map(|t| t.recursions as f64)),
