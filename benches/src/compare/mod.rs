@@ -41,6 +41,8 @@ pub(crate) enum Compare {
     Recursion(cognate::recursion::Options),
     /// What halting saves and costs, and whether it goes by difficulty
     Halting(cognate::halting::Options),
+    /// Phase 1's trunk with and without a curriculum of lengths
+    Lengths(cognate::lengths::Options),
 }
 
 impl Compare {
@@ -58,6 +60,7 @@ impl Compare {
             Self::Recall(options) => recall::run(options),
             Self::Recursion(options) => cognate::recursion::run(options),
             Self::Halting(options) => cognate::halting::run(options),
+            Self::Lengths(options) => cognate::lengths::run(options),
         }
     }
 }

@@ -55,9 +55,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         for recursion in &options.recursions {
             for halting in [true, false] {
                 let start = lab.start(|model| (model.recursion, model.halting) = (*recursion, halting));
-                let names = ["trunk", "branch"].map(|stage| format!("{stage} {recursion} {halting}"));
-                let first = lab.train(&names[0], trunk, &start, false)?;
-                let second = lab.train(&names[1], branch, &first.weights, true)?;
+                let first = lab.train("trunk", trunk, &start, false)?;
+                let second = lab.train("branch", branch, &first.weights, true)?;
                 let row = Row {
                     recursion: *recursion,
                     halting,

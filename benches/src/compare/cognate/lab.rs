@@ -13,8 +13,9 @@ use forge_train::data::source::BatchSource;
 use forge_train::device;
 use forge_train::engine::emit::{Card, emit, float32};
 use forge_train::engine::environment::Environment;
+use forge_train::engine::lengths::staged;
 use forge_train::engine::mixture::Domains;
-use forge_train::engine::objective::{LanguageModel, batcher};
+use forge_train::engine::objective::LanguageModel;
 use forge_train::engine::trainer::{Stage, train};
 use forge_train::eval::{self, EvalReport, HaltingReport, Options};
 use forge_train::nn::Precision;
@@ -80,8 +81,10 @@ impl Bench {
         start: &Weights,
         mut objective: LanguageModel,
     ) -> Result<Trained> {
+        // Nothing is resumed: each stage begins in a folder of its own.
+        let folder = tempfile::tempdir_in(self.folder.path())?;
         let environment = Environment {
-            checkpoints: &CheckpointDir::open(self.folder.path())?,
+            checkpoints: &CheckpointDir::open(folder.path())?,
             checkpoint_seconds: u64::MAX,
             progress: &Silent,
             stop: &StopFlag::new(),
@@ -116,11 +119,12 @@ impl Lab {
         Weights::init(&model, self.config.run.seed)
     }
 
-    /// The batches of a stage, in the trunk's mixture.
-    pub(super) fn batches(&self, name: &str, train: &TrainConfig) -> Result<Arc<dyn BatchSource>> {
+    /// The batches of a stage, in the trunk's mixture and with its curriculum of lengths.
+    fn batches(&self, name: &str, train: &TrainConfig) -> Result<Arc<dyn BatchSource>> {
         let seed = self.config.run.seed;
+        let (data, lengths) = (&self.config.data, &self.config.phase1.length_curriculum);
         let sequences = self.domains.mix(SHARES, seed, name);
-        Ok(batcher(sequences, train.batch_tokens, &self.config.data, seed, name)?)
+        Ok(staged(sequences, train.batch_tokens, data, [seed, train.steps], name, lengths)?)
     }
 
     /// A stage of training on the trunk's mixture.

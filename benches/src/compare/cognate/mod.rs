@@ -3,6 +3,7 @@
 pub(crate) mod halting;
 mod hops;
 mod lab;
+pub(crate) mod lengths;
 pub(crate) mod recursion;
 
 use anyhow::Result;

@@ -106,7 +106,7 @@ impl Options {
         let train = TrainConfig { steps, warmup, ..defaults.clone() };
         let start =
             lab.start(|model| (model.layers, model.recursion, model.halting) = (layers, recursion, false));
-        let trained = lab.train(name, &train, &start, false)?;
+        let trained = lab.train("trunk", &train, &start, false)?;
         let judged = lab.judge(&trained.weights)?;
         Ok(Row {
             task: "builtin",
@@ -133,7 +133,7 @@ impl Options {
         let supervision = Supervision { recursions: vec![0.5, 1.0], halt_weight: 0.0, halt_margin: 0.0 };
         let objective = LanguageModel::supervised(Arc::new(task.clone()), supervision);
         let start = Weights::init(&hops::model(layers, recursion, tokenizer.vocab()), seed);
-        let trained = Bench::new(&self.device)?.train(name, &train, &start, objective)?;
+        let trained = Bench::new(&self.device)?.train("hops", &train, &start, objective)?;
         let file = file(&trained.weights, &tokenizer, seed)?;
         Ok(Row {
             task: "hops",
