@@ -33,9 +33,12 @@ pub(crate) struct Options {
     /// Steps on the built-in data, of the preset's tokens
     #[arg(long, default_value_t = 1600)]
     steps: u64,
-    /// Steps of 4,096 tokens on hops
+    /// Steps on hops
     #[arg(long, default_value_t = 4000)]
     hops_steps: u64,
+    /// Tokens of a step on hops
+    #[arg(long, default_value_t = 2048)]
+    hops_tokens: usize,
     /// Peak learning rate on hops
     #[arg(long, default_value_t = 2e-3)]
     hops_rate: f32,
@@ -128,7 +131,8 @@ impl Options {
         let tokenizer = Tokenizer::train(std::iter::empty::<&str>(), controls(), &config)?;
         let Contestant { layers, recursion, longer } = self.contestant(name, 2)?;
         let steps = self.hops_steps * longer;
-        let train = TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(steps, 4096, self.hops_rate) };
+        let train =
+            TrainConfig { weight_decay: 0.0, ..TrainConfig::adamw(steps, self.hops_tokens, self.hops_rate) };
         let task = Hops::new(&tokenizer, train.batch_tokens, seed)?;
         let supervision = Supervision { recursions: vec![0.5, 1.0], halt_weight: 0.0, halt_margin: 0.0 };
         let objective = LanguageModel::supervised(Arc::new(task.clone()), supervision);
