@@ -38,6 +38,17 @@ struct Asked {
     questions: Vec<(usize, usize, u16)>,
 }
 
+/// Applications to judge by: each number as often.
+fn evenly(rng: &mut Rng) -> usize {
+    1 + rng.below(MOST)
+}
+
+/// Applications to train on: few more often, because following one is what following more begins with.
+fn mostly_few(rng: &mut Rng) -> usize {
+    let most = evenly(rng);
+    1 + rng.below(most)
+}
+
 impl Hops {
     /// Batches of about `batch_tokens`.
     pub(super) fn new(tokenizer: &Tokenizer, batch_tokens: usize, seed: u64) -> Result<Self> {
@@ -48,7 +59,8 @@ impl Hops {
         Ok(Self { letters: ids(LETTERS)?, numbers: ids(&numbers)?, rows: batch_tokens / LENGTH, seed })
     }
 
-    fn ask(&self, rng: &mut Rng) -> Asked {
+    /// A sequence whose questions ask for as many applications as `times` draws.
+    fn ask(&self, rng: &mut Rng, times: fn(&mut Rng) -> usize) -> Asked {
         let n = self.letters.len();
         let mut image: Vec<usize> = (0..n).collect();
         rng.shuffle(&mut image);
@@ -58,7 +70,7 @@ impl Hops {
             order.iter().flat_map(|letter| [self.letters[*letter], self.letters[image[*letter]]]).collect();
         let mut questions = Vec::new();
         for _ in 0..QUESTIONS {
-            let (letter, times) = (rng.below(n), 1 + rng.below(MOST));
+            let (letter, times) = (rng.below(n), times(rng));
             let answer = (0..times).fold(letter, |at, _| image[at]);
             questions.push((ids.len() + 1, times, self.letters[answer]));
             ids.extend([self.letters[letter], self.numbers[times - 1]]);
@@ -72,7 +84,7 @@ impl Hops {
         let (mut right, mut asked) = ([0u64; MOST], [0u64; MOST]);
         for number in 0..JUDGED {
             // Training draws from the same seed's `hops`.
-            let sequence = self.ask(&mut Rng::at_step(self.seed, "judged hops", number));
+            let sequence = self.ask(&mut Rng::at_step(self.seed, "judged hops", number), evenly);
             let mut memory = Workspace::new(&model);
             let mut session = Session::new(&model, memory.bytes()).map_err(|e| anyhow::anyhow!("{e}"))?;
             for (at, id) in sequence.ids.iter().enumerate() {
@@ -95,7 +107,7 @@ impl BatchSource for Hops {
         let (targets, weights) = (vec![0; tokens], vec![0.0; tokens]);
         let mut batch = Batch { ids: Vec::new(), targets, weights, rows: self.rows, cols: LENGTH };
         for row in 0..self.rows {
-            let Asked { ids, questions } = self.ask(&mut rng);
+            let Asked { ids, questions } = self.ask(&mut rng, mostly_few);
             batch.ids.extend(ids.iter().map(|id| u32::from(*id)));
             for (place, _, answer) in questions {
                 batch.targets[row * LENGTH + place] = answer.into();

@@ -34,10 +34,10 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 1600)]
     steps: u64,
     /// Steps on hops
-    #[arg(long, default_value_t = 4000)]
+    #[arg(long, default_value_t = 3000)]
     hops_steps: u64,
     /// Tokens of a step on hops
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, default_value_t = 4096)]
     hops_tokens: usize,
     /// Peak learning rate on hops
     #[arg(long, default_value_t = 2e-3)]
