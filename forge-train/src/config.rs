@@ -5,6 +5,7 @@
 use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
 use serde::{Deserialize, Serialize};
 
+pub use crate::cognate_config::{BranchConfig, Branches, CognateConfig, LengthStage};
 use crate::device::DeviceChoice;
 pub use crate::optimizer_presets::OptimizerPreset;
 use crate::phases::evomerge::EvolveConfig;
@@ -193,26 +194,6 @@ pub struct DataConfig {
     pub augment: f32,
     /// Examples an evaluation uses at most, of each kind.
     pub eval_examples: usize,
-}
-
-/// Phase 1.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CognateConfig {
-    /// Training of the shared trunk.
-    pub trunk: TrainConfig,
-    /// Training of each branch.
-    pub branch: TrainConfig,
-    /// Weight of each recursion's loss, last entry for the last; shorter lists are padded at the front.
-    pub supervision: Vec<f32>,
-    /// Weight of the halting head's binary cross-entropy.
-    pub halt_weight: f32,
-    /// A recursion counts as useful when it lowers the token's loss by more than this (nats).
-    pub halt_margin: f32,
-    /// Smallest and largest number of parameters a model may have.
-    pub parameters: [u64; 2],
-    /// Seeds of the three branches: reasoning, memory_integration, adaptive_computation.
-    pub seeds: [u64; 3],
 }
 
 /// Phase 2.

@@ -3,6 +3,7 @@
 
 pub mod allocator;
 pub mod codec;
+pub mod cognate_config;
 pub mod config;
 pub mod config_load;
 #[cfg(feature = "cuda")]

@@ -49,6 +49,6 @@ impl Config {
         for stage in PhaseId::ALL.into_iter().flat_map(|phase| stages(phase, self)) {
             stage.train.check(stage.section, stage.ternary)?;
         }
-        Ok(())
+        self.phase1.check()
     }
 }

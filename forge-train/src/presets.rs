@@ -3,8 +3,8 @@
 use forge_formats::config::MemoryKind;
 
 use crate::config::{
-    BakingConfig, BitNetConfig, CognateConfig, CompressionConfig, Config, DataConfig, EdgeConfig,
-    EvoMergeConfig, ForgeConfig, ModelShape, OptimizerPreset, Preset, QuietStarConfig, RunConfig,
+    BakingConfig, BitNetConfig, BranchConfig, Branches, CognateConfig, CompressionConfig, Config, DataConfig,
+    EdgeConfig, EvoMergeConfig, ForgeConfig, ModelShape, OptimizerPreset, Preset, QuietStarConfig, RunConfig,
     TokenizerConfig, TrainConfig,
 };
 use crate::device::DeviceChoice;
@@ -153,7 +153,18 @@ fn nano_phase1(batch: usize) -> CognateConfig {
         halt_weight: 0.1,
         halt_margin: 0.005,
         parameters: [200_000, 500_000],
+        length_curriculum: Vec::new(),
         seeds: [42, 1337, 2023],
+        branches: branches(),
+    }
+}
+
+/// Worked problems think longest, dialogue and prose remember longest, commands stop earliest.
+fn branches() -> Branches {
+    Branches {
+        reasoning: BranchConfig { halt_threshold: 0.95, halt_margin: 0.002, memory_shift: 0.0 },
+        memory_integration: BranchConfig { memory_shift: -0.5, ..BranchConfig::default() },
+        adaptive_computation: BranchConfig { halt_threshold: 0.7, halt_margin: 0.02, memory_shift: 0.0 },
     }
 }
 

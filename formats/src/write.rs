@@ -76,6 +76,13 @@ impl Writer {
         self
     }
 
+    /// Sets the probability above which a token halts: 1 and more never, below 0 always after the first recursion.
+    #[must_use]
+    pub fn halt_threshold(mut self, threshold: f32) -> Self {
+        self.config.halt_threshold = threshold;
+        self
+    }
+
     /// Sets the tokenizer table.
     #[must_use]
     pub fn tokenizer(mut self, table: impl Into<Vec<u8>>) -> Self {

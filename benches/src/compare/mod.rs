@@ -1,5 +1,6 @@
 //! Comparisons with other runtimes and trainers, on random models of the same shapes.
 
+mod cognate;
 mod contestant;
 mod device;
 mod gguf;
@@ -36,6 +37,12 @@ pub(crate) enum Compare {
     Optimizers(optimizers::Options),
     /// What each kind of memory recalls from beyond the attention window
     Recall(recall::Options),
+    /// The same blocks applied several times and once, at equal steps and at equal compute
+    Recursion(cognate::recursion::Options),
+    /// What halting saves and costs, and whether it goes by difficulty
+    Halting(cognate::halting::Options),
+    /// Phase 1's trunk with and without a curriculum of lengths
+    Lengths(cognate::lengths::Options),
 }
 
 impl Compare {
@@ -51,6 +58,9 @@ impl Compare {
             Self::Device(options) => device::run(options),
             Self::Optimizers(options) => optimizers::run(options),
             Self::Recall(options) => recall::run(options),
+            Self::Recursion(options) => cognate::recursion::run(options),
+            Self::Halting(options) => cognate::halting::run(options),
+            Self::Lengths(options) => cognate::lengths::run(options),
         }
     }
 }

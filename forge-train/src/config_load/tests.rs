@@ -140,3 +140,44 @@ fn optimisers_are_set_for_all_stages_and_single_settings_win() {
     let bad = ["phase5.ema=0.99".to_owned()];
     assert!(override_with(&config, &bad).unwrap_err().hint().unwrap().contains("ema_ternary"));
 }
+
+#[test]
+fn branches_and_lengths_are_settings() {
+    let config = set(&[
+        "phase1.branches.reasoning.halt_threshold=0.99",
+        "phase1.branches.adaptive_computation.halt_margin=0.5",
+        "phase1.length_curriculum=[{ until = 0.25, max_len = 32 }, { until = 0.5, max_len = 64 }]",
+    ])
+    .unwrap();
+    assert_eq!(config.phase1.branches.reasoning.halt_threshold, 0.99);
+    assert_eq!(config.phase1.branches.adaptive_computation.halt_margin, 0.5);
+    let lengths: Vec<_> = config.phase1.length_curriculum.iter().map(|s| (s.until, s.max_len)).collect();
+    assert_eq!(lengths, [(0.25, 32), (0.5, 64)]);
+    assert_eq!(finish::<Config>(to_table(&config).unwrap()).unwrap(), config);
+    for (bad, named) in [
+        ("phase1.branches.reasoning.halt_threshold=1.5", "reasoning.halt_threshold"),
+        ("phase1.branches.reasoning.halt_margin=-1", "reasoning.halt_margin"),
+        ("phase1.branches.memory_integration.memory_shift=11", "memory_integration.memory_shift"),
+        ("phase1.length_curriculum=[{ until = 0.0, max_len = 32 }]", "length_curriculum"),
+        ("phase1.length_curriculum=[{ until = 0.5, max_len = 1 }]", "length_curriculum"),
+        (
+            "phase1.length_curriculum=[{ until = 0.5, max_len = 32 }, { until = 0.6, max_len = 16 }]",
+            "length_curriculum",
+        ),
+    ] {
+        let (what, _) = complaint(set(&[bad]));
+        assert!(what.contains(named), "{bad}: {what}");
+    }
+}
+
+/// What a session wrote before phase 1 had these settings means what it meant then.
+#[test]
+fn configurations_without_branches_and_lengths_still_load() {
+    let mut table = to_table(&Config::preset(Preset::Nano)).unwrap();
+    let phase1 = table["phase1"].as_table_mut().unwrap();
+    assert!(phase1.remove("branches").is_some() && phase1.remove("length_curriculum").is_some());
+    let config = finish::<Config>(table).unwrap().phase1;
+    assert_eq!((config.branches, config.length_curriculum), (Default::default(), Vec::new()));
+    let plain = crate::config::BranchConfig::default();
+    assert_eq!((plain.threshold(0.9), plain.margin(0.005)), (0.9, 0.005));
+}

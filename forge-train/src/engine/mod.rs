@@ -3,6 +3,7 @@
 
 pub mod emit;
 pub mod environment;
+pub mod lengths;
 pub mod mixture;
 pub mod objective;
 pub mod prefetch;

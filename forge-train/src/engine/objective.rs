@@ -13,6 +13,7 @@ use crate::engine::prefetch::Prefetch;
 use crate::engine::split::Split;
 use crate::engine::trainer::{Objective, Shard};
 use crate::error::{Error, Result};
+use crate::nn::loss::TokenScore;
 use crate::nn::{Dropout, Forward, ForwardOptions, Network, loss};
 
 /// A batch's ids as the tensor the network takes, `(rows, cols)`; on the host, wherever the network is.
@@ -63,6 +64,12 @@ impl LanguageModel {
     /// useful. A token that halts early there would never teach them.
     pub fn without_halting(mut self) -> Self {
         self.halts = false;
+        self
+    }
+
+    /// Counts a recursion as useful from another gain on (nats).
+    pub fn with_halt_margin(mut self, margin: f32) -> Self {
+        self.supervision.halt_margin = margin;
         self
     }
 
@@ -136,15 +143,18 @@ impl Supervision {
         }
         let mut halting = Vec::new();
         for (t, logit) in forward.halt.iter().enumerate() {
-            let enough = |gain: f32| if gain < self.halt_margin { 1.0 } else { 0.0 };
-            let targets: Vec<f32> = scores[t]
-                .iter()
-                .zip(&scores[t + 1])
-                .map(|(now, next)| enough(now.loss - next.loss))
-                .collect();
+            let targets = self.halting_targets(&scores[t], &scores[t + 1]);
             halting.push((loss::binary_cross_entropy(logit, &targets, &batch.weights)?, 1.0));
         }
         Ok((ce + (weighted_mean(&halting)? * f64::from(self.halt_weight))?)?)
+    }
+}
+
+impl Supervision {
+    /// 1 for each token that the next recursion gains less than the margin, 0 for those it is worth its while for.
+    fn halting_targets(&self, now: &[TokenScore], next: &[TokenScore]) -> Vec<f32> {
+        let enough = |gain: f32| if gain < self.halt_margin { 1.0 } else { 0.0 };
+        now.iter().zip(next).map(|(now, next)| enough(now.loss - next.loss)).collect()
     }
 }
 
@@ -247,6 +257,27 @@ mod tests {
         let ids: Vec<u32> = (0..80).map(|step| batches.batch(step).ids[0]).collect();
         assert!(ids.chunks(4).all(|turn| turn.iter().filter(|id| **id == 7).count() == 3), "{ids:?}");
         assert_eq!(ids.iter().filter(|id| **id == 9).count(), 20);
+    }
+
+    #[test]
+    fn a_token_halts_when_the_next_recursion_gains_less_than_the_margin() {
+        let supervision =
+            |halt_margin: f32| Supervision { recursions: vec![], halt_weight: 0.1, halt_margin };
+        let scores = |losses: [f32; 4]| losses.map(|loss| TokenScore { loss, correct: false });
+        // Gains of 0.5, 0.01, 0 and −1 nats.
+        let (now, next) = (scores([2.0, 1.0, 1.0, 1.0]), scores([1.5, 0.99, 1.0, 2.0]));
+        assert_eq!(supervision(0.005).halting_targets(&now, &next), [0.0, 0.0, 1.0, 1.0]);
+        assert_eq!(supervision(0.1).halting_targets(&now, &next), [0.0, 1.0, 1.0, 1.0]);
+        assert_eq!(supervision(1.0).halting_targets(&now, &next), [1.0; 4]);
+        let source = Arc::new(batcher_of_one());
+        let cognate = Config::preset(Preset::Nano).phase1;
+        let objective = LanguageModel::new(source, &cognate).with_halt_margin(0.25);
+        assert_eq!(objective.supervision.halt_margin, 0.25);
+    }
+
+    fn batcher_of_one() -> crate::data::batch::Batcher {
+        let sequence = Sequence { ids: vec![1; 9], weights: vec![1.0; 9] };
+        crate::data::batch::Batcher::new(Arc::new(vec![sequence]), 64, 16, 1, "one")
     }
 
     #[test]

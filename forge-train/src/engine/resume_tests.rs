@@ -2,14 +2,16 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use candle_core::Device;
 
-use crate::config::{Config, Preset, ScheduleKind, TrainConfig};
+use crate::config::{Config, LengthStage, Preset, ScheduleKind, TrainConfig};
 use crate::data::batch::Batch;
 use crate::data::source::BatchSource;
+use crate::data::{Mix, Sequence};
 use crate::engine::environment::{Environment, StepMetrics, Watcher};
+use crate::engine::lengths::staged;
 use crate::engine::objective::LanguageModel;
 use crate::engine::shards::{Pools, SHARDS};
 use crate::engine::split::Split;
@@ -234,6 +236,42 @@ fn recomputation_changes_no_byte() {
     let kept = TrainConfig { recompute: false, ..config.clone() };
     let (a, b) = (finished(&dir.path().join("a"), &config), finished(&dir.path().join("b"), &kept));
     assert!(a == b);
+}
+
+/// Sequences of two lengths, the short ones alone for the first half of the steps; all batches have 192 positions.
+fn staged_objective(curriculum: &[LengthStage]) -> LanguageModel {
+    let sequence = |i: u16| {
+        let len = if i.is_multiple_of(2) { 9 } else { 17 };
+        Sequence { ids: (0..len).map(|at| (i + at) % 40).collect(), weights: vec![1.0; usize::from(len)] }
+    };
+    let sequences: Vec<Sequence> = (0..960).map(sequence).collect();
+    let config = Config::preset(Preset::Nano);
+    let mix = Mix::from(Arc::new(sequences));
+    let batches = staged(mix, 192, &config.data, [5, STEPS], "stage", curriculum).unwrap();
+    LanguageModel::new(batches, &config.phase1)
+}
+
+#[test]
+fn a_curriculum_of_lengths_goes_on_where_it_was_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = TrainConfig::adamw(STEPS, 192, 1e-2);
+    let curriculum = [LengthStage { until: 0.5, max_len: 10 }];
+    let weights = |name: &str, curriculum: &[LengthStage], after: Option<u64>| {
+        let directory = dir.path().join(name);
+        if after.is_some() {
+            let (result, ..) = run(&directory, &config, &mut staged_objective(curriculum), after);
+            assert!(matches!(result, Err(Error::Interrupted)));
+        }
+        run(&directory, &config, &mut staged_objective(curriculum), None).0.unwrap().weights
+    };
+    let whole = weights("whole", &curriculum, None);
+    for after in 1..STEPS {
+        assert!(
+            weights(&format!("broken{after}"), &curriculum, Some(after)) == whole,
+            "stopped after {after}"
+        );
+    }
+    assert!(weights("plain", &[], None) != whole, "the curriculum changes what is learnt");
 }
 
 fn gradients(micro_tokens: usize, step: u64) -> Gradients {

@@ -26,18 +26,19 @@ pub(super) struct Outcome {
 }
 
 /// An example in tokens.
-struct Asked {
+pub(super) struct Asked {
     ids: Vec<u16>,
     /// The first token that is scored, and the completion's first.
     scored: usize,
     completion: usize,
-    bytes: usize,
+    /// Bytes of prompt and completion.
+    pub(super) bytes: usize,
     /// Whether a completion can be judged.
     checkable: bool,
 }
 
 impl Asked {
-    fn new(tokenizer: &Tokenizer, example: &Example, thoughts: Thoughts) -> Self {
+    pub(super) fn new(tokenizer: &Tokenizer, example: &Example, thoughts: Thoughts) -> Self {
         let plain = (thoughts == Thoughts::Skipped).then(|| example.without_thought());
         let example = plain.as_ref().unwrap_or(example);
         let prefix = encode::prefix(tokenizer, example);
@@ -53,7 +54,8 @@ impl Asked {
         }
     }
 
-    fn span(&self) -> Span<'_> {
+    /// Its tokens, and which of them are scored.
+    pub(super) fn span(&self) -> Span<'_> {
         Span { ids: &self.ids, from: self.scored, completion: self.completion }
     }
 

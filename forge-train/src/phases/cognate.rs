@@ -3,19 +3,25 @@
 //! The branches share the trunk so that phase 2 can merge them: networks trained from different random starts
 //! lie in different basins and cannot be averaged (Frankle et al. 2020, linear mode connectivity).
 
+mod measure;
+
 use std::collections::BTreeMap;
 
-use crate::config::TrainConfig;
+use forge_formats::config::MemoryKind;
+use forge_formats::role::Role;
+
+use crate::config::{BranchConfig, TrainConfig};
 use crate::engine::emit::float32;
-use crate::engine::mixture::{Domain, Domains, domain_of, is_single_slice};
+use crate::engine::lengths::staged;
+use crate::engine::mixture::{Domain, Domains};
 use crate::engine::objective::{LanguageModel, batcher};
 use crate::engine::trainer::{Stage, Trained, train};
 use crate::error::Result;
-use crate::eval;
 use crate::nn::Precision;
 use crate::phases::common::{self, Prompting, encoding};
 use crate::pipeline::{ArtifactKind, Gate, Phase, PhaseContext, PhaseId, PhaseOutput};
 use crate::weights::Weights;
+use measure::{halting_metrics, slice_table};
 
 /// Name of the first stage.
 const TRUNK: &str = "trunk";
@@ -42,93 +48,118 @@ impl Phase for Cognate {
         )?;
         let config = ctx.config.model_config(ctx.data.tokenizer.vocab());
         let start = Weights::init(&config, ctx.seed);
-        let trunk = self.stage(ctx, TRUNK, &cfg.trunk, &start, &domains, TRUNK_SHARES, ctx.seed)?;
+        let trunk = trunk(ctx, &start, &domains)?;
         let mut artifacts = vec![("trunk".to_owned(), ctx.store.put_weights(&trunk.weights)?)];
         let mut branches = Vec::new();
         let mut metrics = BTreeMap::new();
         for (domain, seed) in Domain::ALL.into_iter().zip(cfg.seeds) {
             let name = domain.branch();
-            let rest = (1.0 - OWN_SHARE) / 2.0;
-            let mut shares = [rest; 3];
-            shares[domain as usize] = OWN_SHARE;
-            let branch = self.stage(ctx, name, &cfg.branch, &trunk.weights, &domains, shares, seed)?;
+            let branch = branch(ctx, domain, &trunk.weights, &domains, seed)?;
             artifacts.push((name.to_owned(), ctx.store.put_weights(&branch.weights)?));
             metrics.insert(format!("{name}.final_loss"), f64::from(branch.final_loss));
             metrics.insert(format!("{name}.seed"), seed as f64);
             branches.push(branch.weights);
         }
-        self.finish(ctx, &trunk, &branches, artifacts, metrics)
+        finish(ctx, &trunk, &branches, artifacts, metrics)
     }
 }
 
-impl Cognate {
-    #[expect(clippy::too_many_arguments, reason = "one call per stage; a struct would only rename them")]
-    fn stage(
-        &self,
-        ctx: &PhaseContext<'_>,
-        name: &str,
-        config: &TrainConfig,
-        start: &Weights,
-        domains: &Domains,
-        shares: [f32; 3],
-        seed: u64,
-    ) -> Result<Trained> {
-        let sequences = domains.mix(shares, seed, name);
-        let batches = batcher(sequences, config.batch_tokens, &ctx.config.data, seed, name)?;
-        let mut objective =
-            LanguageModel::new(batches, &ctx.config.phase1).with_dropout(config.dropout, seed);
-        if name == TRUNK {
-            objective = objective.without_halting();
-        }
-        let stage =
-            Stage { name, train: config, precision: Precision::FLOAT, lambda_share: 0.0, frozen: &|_| false };
-        train(&ctx.environment(), &stage, start, &mut objective)
-    }
+/// Trains the trunk: every domain, every recursion of every token, short sequences first where the configuration says so.
+fn trunk(ctx: &PhaseContext<'_>, start: &Weights, domains: &Domains) -> Result<Trained> {
+    let (cfg, data) = (&ctx.config.phase1, &ctx.config.data);
+    let sequences = domains.mix(TRUNK_SHARES, ctx.seed, TRUNK);
+    let span = [ctx.seed, cfg.trunk.steps];
+    let batches = staged(sequences, cfg.trunk.batch_tokens, data, span, TRUNK, &cfg.length_curriculum)?;
+    let objective = LanguageModel::new(batches, cfg).without_halting();
+    stage(ctx, TRUNK, &cfg.trunk, start, objective, ctx.seed)
+}
 
-    fn finish(
-        &self,
-        ctx: &PhaseContext<'_>,
-        trunk: &Trained,
-        branches: &[Weights],
-        mut artifacts: Vec<(String, crate::pipeline::ArtifactRef)>,
-        mut metrics: BTreeMap<String, f64>,
-    ) -> Result<PhaseOutput> {
-        let table = slice_table(ctx, branches)?;
-        let mut own_best = 0;
-        for (d, domain) in Domain::ALL.into_iter().enumerate() {
-            let column: Vec<f64> = table.iter().map(|row| row[d]).collect();
-            let best = (0..3).min_by(|a, b| column[*a].total_cmp(&column[*b])).unwrap_or(0);
-            own_best += usize::from(best == d || column[d].is_nan());
-            for (b, other) in Domain::ALL.into_iter().enumerate() {
-                metrics.insert(format!("{}.bpb_on_{}", other.branch(), domain.branch()), finite(column[b]));
-            }
+/// Trains a branch from the trunk, on its domain's mixture and with its settings of memory and halting.
+fn branch(
+    ctx: &PhaseContext<'_>,
+    domain: Domain,
+    trunk: &Weights,
+    domains: &Domains,
+    seed: u64,
+) -> Result<Trained> {
+    let (cfg, name) = (&ctx.config.phase1, domain.branch());
+    let settings = cfg.branches.of(domain);
+    let mut shares = [(1.0 - OWN_SHARE) / 2.0; 3];
+    shares[domain as usize] = OWN_SHARE;
+    let sequences = domains.mix(shares, seed, name);
+    let batches = batcher(sequences, cfg.branch.batch_tokens, &ctx.config.data, seed, name)?;
+    let objective = LanguageModel::new(batches, cfg).with_halt_margin(settings.margin(cfg.halt_margin));
+    stage(ctx, name, &cfg.branch, &branched(trunk, settings), objective, seed)
+}
+
+/// The trunk as a branch with these settings begins: its halting threshold, and its memory's speed. Shapes stay, so that
+/// the branches can be merged.
+fn branched(trunk: &Weights, settings: &BranchConfig) -> Weights {
+    let mut start = trunk.clone();
+    start.config.halt_threshold = settings.threshold(trunk.config.halt_threshold);
+    for ((role, _), bias) in &mut start.tensors {
+        if *role == Role::MemBias {
+            // Running averages have a rate for each channel; of a matrix's three gates the last one forgets.
+            let forgetting = match trunk.config.memory {
+                MemoryKind::Ema => 0,
+                MemoryKind::Titans => bias.data.len() - 1,
+            };
+            bias.data[forgetting..].iter_mut().for_each(|bias| *bias += settings.memory_shift);
         }
-        let primary = &branches[Domain::Adaptive as usize];
-        let emitted = common::emit_measured(ctx, PhaseId::Cognate, primary, &float32, Prompting::With)?;
-        metrics.extend(common::metrics(primary, &emitted));
-        metrics.insert("num_models".into(), branches.len() as f64);
-        metrics.insert("trunk.first_loss".into(), f64::from(trunk.first_loss));
-        metrics.insert("final_loss".into(), f64::from(trunk.final_loss));
-        metrics.insert("seed".into(), ctx.seed as f64);
-        let latent = ctx.store.put_weights(primary)?;
-        artifacts.push(("model".into(), emitted.artifact));
-        artifacts.push(("latent".into(), latent));
-        artifacts.push((
-            "tokenizer".into(),
-            ctx.store.put_bytes(ArtifactKind::Tokenizer, ctx.data.tokenizer.table())?,
-        ));
-        let [low, high] = ctx.config.parameter_range();
-        let count = primary.parameters() as u64;
-        Ok(PhaseOutput {
-            artifacts,
-            metrics,
-            summary: format!(
-                "trunk loss {:.2} → {:.2}, 3 branches, {own_best}/3 best on their own slice",
-                trunk.first_loss, trunk.final_loss
-            ),
-            gate: gate(low..=high, count, own_best),
-        })
     }
+    start
+}
+
+fn stage(
+    ctx: &PhaseContext<'_>,
+    name: &str,
+    config: &TrainConfig,
+    start: &Weights,
+    objective: LanguageModel,
+    seed: u64,
+) -> Result<Trained> {
+    let mut objective = objective.with_dropout(config.dropout, seed);
+    let stage =
+        Stage { name, train: config, precision: Precision::FLOAT, lambda_share: 0.0, frozen: &|_| false };
+    train(&ctx.environment(), &stage, start, &mut objective)
+}
+
+fn finish(
+    ctx: &PhaseContext<'_>,
+    trunk: &Trained,
+    branches: &[Weights],
+    mut artifacts: Vec<(String, crate::pipeline::ArtifactRef)>,
+    mut metrics: BTreeMap<String, f64>,
+) -> Result<PhaseOutput> {
+    let table = slice_table(ctx, branches)?;
+    let own_best = table.own_best();
+    metrics.extend(table.metrics());
+    let primary = &branches[Domain::Adaptive as usize];
+    let emitted = common::emit_measured(ctx, PhaseId::Cognate, primary, &float32, Prompting::With)?;
+    metrics.extend(common::metrics(primary, &emitted));
+    metrics.extend(halting_metrics(ctx, &emitted.bytes)?);
+    metrics.insert("num_models".into(), branches.len() as f64);
+    metrics.insert("trunk.first_loss".into(), f64::from(trunk.first_loss));
+    metrics.insert("final_loss".into(), f64::from(trunk.final_loss));
+    metrics.insert("seed".into(), ctx.seed as f64);
+    let latent = ctx.store.put_weights(primary)?;
+    artifacts.push(("model".into(), emitted.artifact));
+    artifacts.push(("latent".into(), latent));
+    artifacts.push((
+        "tokenizer".into(),
+        ctx.store.put_bytes(ArtifactKind::Tokenizer, ctx.data.tokenizer.table())?,
+    ));
+    let [low, high] = ctx.config.parameter_range();
+    let count = primary.parameters() as u64;
+    Ok(PhaseOutput {
+        artifacts,
+        metrics,
+        summary: format!(
+            "trunk loss {:.2} → {:.2}, 3 branches, {own_best}/3 best on their own slice",
+            trunk.first_loss, trunk.final_loss
+        ),
+        gate: gate(low..=high, count, own_best),
+    })
 }
 
 /// Parameters must be in range; branches that do not all specialise are merged all the same.
@@ -142,40 +173,10 @@ fn gate(range: std::ops::RangeInclusive<u64>, count: u64, own_best: usize) -> Ga
     Gate { passed: range.contains(&count), rule, measured, fallback: None }
 }
 
-fn finite(v: f64) -> f64 {
-    if v.is_finite() { v } else { 0.0 }
-}
-
-/// Bits per byte of each branch (rows) on the held-out part of each domain (columns), through the runtime;
-/// not a number where a domain has no held-out examples.
-fn slice_table(ctx: &PhaseContext<'_>, branches: &[Weights]) -> Result<Vec<[f64; 3]>> {
-    let single = is_single_slice(&ctx.data.dataset);
-    let valid = &ctx.data.dataset.valid;
-    let mut slices: [Vec<_>; 3] = Default::default();
-    for (i, example) in valid.iter().enumerate() {
-        let slice = &mut slices[domain_of(&example, i, valid.len(), single) as usize];
-        if slice.len() < ctx.config.data.eval_examples {
-            slice.push(example.without_thought());
-        }
-    }
-    let card = common::card(ctx, PhaseId::Cognate, serde_json::json!({}));
-    let mut table = Vec::new();
-    for weights in branches {
-        let bytes = crate::engine::emit::emit(weights, &ctx.data.tokenizer, &card, &float32)?;
-        let mut row = [f64::NAN; 3];
-        for (bpb, slice) in row.iter_mut().zip(&slices) {
-            if !slice.is_empty() {
-                *bpb = eval::bits_per_byte(&bytes, slice)?;
-            }
-        }
-        table.push(row);
-    }
-    Ok(table)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::gate;
+    use super::*;
+    use crate::config::{Config, Preset};
 
     #[test]
     fn only_three_specialists_of_the_right_size_pass() {
@@ -184,5 +185,46 @@ mod tests {
         assert!(!unspecialised.passed && unspecialised.open());
         assert!(!gate(10..=20, 21, 3).open());
         assert!(!gate(10..=20, 21, 2).open());
+    }
+
+    fn trunk(memory: MemoryKind) -> Weights {
+        let mut config = Config::preset(Preset::Nano);
+        config.model.memory = memory;
+        Weights::init(&config.model_config(300), 1)
+    }
+
+    /// The tensors in which two models differ.
+    fn changed(a: &Weights, b: &Weights) -> Vec<Role> {
+        a.tensors.iter().filter(|(key, m)| b.tensors[*key] != **m).map(|(key, _)| key.0).collect()
+    }
+
+    #[test]
+    fn a_branch_begins_with_its_threshold_and_its_memorys_speed() {
+        let settings = BranchConfig { halt_threshold: 0.95, halt_margin: 0.0, memory_shift: -0.5 };
+        let averages = trunk(MemoryKind::Ema);
+        let branch = branched(&averages, &settings);
+        assert_eq!(branch.config.halt_threshold, 0.95);
+        assert_eq!(changed(&averages, &branch), [Role::MemBias]);
+        assert!(branch.get(Role::MemBias, 1).data.iter().all(|bias| *bias == -3.5));
+        let matrix = trunk(MemoryKind::Titans);
+        let gates = branched(&matrix, &settings).get(Role::MemBias, 1).data.clone();
+        assert_eq!(gates, [0.0, -2.0, -7.5], "it forgets less, and writes as before");
+        // Without settings a branch begins as the trunk.
+        assert_eq!(branched(&averages, &BranchConfig::default()), averages);
+    }
+
+    #[test]
+    fn branches_of_the_presets_differ_and_can_be_merged() {
+        let config = Config::preset(Preset::Nano);
+        let trunk = trunk(MemoryKind::Ema);
+        let branches = Domain::ALL.map(|d| branched(&trunk, config.phase1.branches.of(d)));
+        let [thinks, remembers, stops] = branches.each_ref().map(|b| b.config.halt_threshold);
+        assert!(thinks > remembers && remembers > stops, "the higher the threshold, the later tokens halt");
+        let margin = |d| config.phase1.branches.of(d).margin(config.phase1.halt_margin);
+        assert!(margin(Domain::Reasoning) < margin(Domain::Memory));
+        assert!(margin(Domain::Memory) < margin(Domain::Adaptive));
+        let rates = branches.each_ref().map(|b| b.get(Role::MemBias, 1).data[0]);
+        assert!(rates[1] < rates[0] && rates[1] < rates[2], "memory_integration remembers longest");
+        crate::phases::evomerge::operators::check_models(&branches.each_ref()).unwrap();
     }
 }

@@ -32,10 +32,12 @@ impl Phase for EvoMerge {
 
     fn run(&self, ctx: &PhaseContext<'_>) -> Result<PhaseOutput> {
         let trunk = ctx.input_weights(PhaseId::Cognate, "trunk")?;
-        let branches = Domain::ALL
+        let mut branches = Domain::ALL
             .iter()
             .map(|d| ctx.input_weights(PhaseId::Cognate, d.branch()))
             .collect::<Result<Vec<Weights>>>()?;
+        // A branch's halting threshold is its own; what they become halts as the model is set to.
+        branches.iter_mut().for_each(|b| b.config.halt_threshold = trunk.config.halt_threshold);
         let (search_set, holdout) = split(common::held_out(ctx, Prompting::With));
         let mut fitness = Fitness::new(ctx, &search_set);
         let founders = Founders { base: &trunk, originals: &branches.iter().collect::<Vec<_>>() };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use forge_formats::file::File;
 use forge_train::data::{Example, PERSONA_SYSTEM, TOOL_SYSTEM, load};
 use forge_train::error::Result;
-use forge_train::eval::{self, EvalReport, Options, Paired, Rate, Verdict};
+use forge_train::eval::{self, EvalReport, HaltingReport, Options, Paired, Rate, Verdict};
 use forge_train::pipeline::table::{Align, bytes as size, layout};
 use serde_json::{Value, json};
 
@@ -31,12 +31,13 @@ pub(super) struct Asking {
 /// Measures one file, or compares two.
 pub(super) fn main(files: &Files, data: &Path, asking: &Asking, json: bool) -> Outcome {
     let examples = load::jsonl(data)?;
-    let measure = |(path, bytes): &(PathBuf, Vec<u8>)| -> Result<(EvalReport, Vec<Verdict>)> {
+    let measure = |(path, bytes): &(PathBuf, Vec<u8>)| -> Result<(Measured, Vec<Verdict>)> {
         let mut examples = examples.clone();
         set_system(&mut examples, asking.system.as_deref(), asked_without(bytes)?);
         let constrained = asking.constrained.mode(model::parse(path, bytes)?.file());
         let options = Options { max_tokens: asking.max_tokens, constrained, ..Options::default() };
-        eval::evaluate_each(bytes, &examples, &options)
+        let (report, verdicts) = eval::evaluate_each(bytes, &examples, &options)?;
+        Ok((Measured { report, halting: eval::halting(bytes, &examples)? }, verdicts))
     };
     let (first, verdicts) = measure(&files.first)?;
     let Some(second) = &files.second else {
@@ -60,6 +61,15 @@ pub(super) fn main(files: &Files, data: &Path, asking: &Asking, json: bool) -> O
     print(&format!("{}\n{}\n{}", text(&first), text(&second), against::accuracies(&paired)))
 }
 
+/// What one file came to.
+#[derive(serde::Serialize)]
+struct Measured {
+    #[serde(flatten)]
+    report: EvalReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    halting: Option<HaltingReport>,
+}
+
 /// Whether the file's card says that it was measured without system text.
 fn asked_without(bytes: &[u8]) -> Result<bool> {
     let card: Value = serde_json::from_str(File::parse(bytes)?.card()).unwrap_or_default();
@@ -80,13 +90,23 @@ fn set_system(examples: &mut [Example], chosen: Option<&str>, bare: bool) {
     }
 }
 
-fn document(report: &EvalReport) -> Result<Value> {
+fn document(report: &Measured) -> Result<Value> {
     let mut value = against::value(report)?;
     value["schema"] = 1.into();
     Ok(value)
 }
 
-fn text(report: &EvalReport) -> String {
+/// Recursions of the quarters, and what halting costs in bits.
+fn halting_row(halting: &HaltingReport) -> Vec<String> {
+    let [easy, second, third, hard] = halting.quarters.map(|quarter| quarter.steps);
+    let note = format!(
+        "by quarters of difficulty {easy:.2}, {second:.2}, {third:.2}, {hard:.2}; bits per byte at one recursion {:.4}, at all {} {:.4}",
+        halting.bits_per_byte_at_one, halting.recursions, halting.bits_per_byte_at_all
+    );
+    vec!["recursions a scored token".into(), format!("{:.2}", halting.steps), note]
+}
+
+fn text(Measured { report, halting }: &Measured) -> String {
     let row = |name: &str, value: String, note: String| vec![name.to_owned(), value, note];
     let rate = |name: &str, rate: &Rate| {
         let [low, high] = rate.interval();
@@ -102,6 +122,7 @@ fn text(report: &EvalReport) -> String {
         rate("persona consistency", &report.persona_consistency),
         Some(row("bits per byte", format!("{:.4}", report.bits_per_byte), String::new())),
         Some(row("recursions a token", format!("{:.2}", report.mean_recursions), String::new())),
+        halting.as_ref().map(halting_row),
         report.steps.map(|steps| {
             let all = (steps.passes + steps.forced).max(1) as f64;
             let note = format!("{} forced, {} forward passes", steps.forced, steps.passes);
