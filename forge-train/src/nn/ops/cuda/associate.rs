@@ -1,6 +1,5 @@
 //! The memory that is a matrix: a block a sequence, its state in registers.
 
-use candle_core::cuda::CudaDType;
 use candle_core::cuda::cudarc::driver::CudaSlice;
 use candle_core::{CudaStorage, Result, Shape, bail};
 use half::bf16;
