@@ -154,6 +154,13 @@ fn models_of_the_wrong_size_shape_or_content_are_refused() {
     case.assert_breaks("`reasoning` has 200000–500000 parameters");
     case.assert_breaks("has the common shape");
 
+    let mut case = Case::new(PhaseId::Cognate);
+    let mut hasty = case.weights(1);
+    hasty.config.halt_threshold *= 0.5;
+    let hasty = case.store.put_weights(&hasty).unwrap();
+    case.replace("reasoning", hasty);
+    assert_eq!(case.broken(), [""; 0], "branches may halt at thresholds of their own");
+
     let mut case = Case::new(PhaseId::Forge);
     let mut sick = case.weights(1);
     sick.tensors.get_mut(&(Role::Down, 0)).unwrap().data[7] = f32::NAN;
