@@ -133,3 +133,57 @@ fn describe(origin: &Origin) -> String {
         Origin::Blend(blend) => format!("blend of {} groups by CMA-ES", blend.coefficients.len()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::phases::evomerge::lineage::Founders;
+    use crate::phases::evomerge::mutation::Mutation;
+    use crate::phases::evomerge::test_support::model;
+
+    /// An original, a mutant of it, and a mutant of that.
+    fn family() -> Value {
+        let (base, a) = (model(0), model(1));
+        let mut lineage = Lineage::new(Founders { base: &base, originals: &[&a] });
+        let original = lineage.enter(Origin::Original { index: 0 }).unwrap();
+        let mutation = Mutation { space: Space::Task, sigma: 0.1, seed: 1 };
+        let child = lineage.enter(Origin::Mutation { parent: original, mutation }).unwrap();
+        let grandchild = lineage.enter(Origin::Mutation { parent: child.clone(), mutation }).unwrap();
+        let report = json!({
+            "originals": [0.5], "champion": grandchild, "loss": 0.25, "made_in": 2, "generations": [],
+            "techniques": {}, "combinations": [], "rejected": 0, "evaluations": 3, "stopped": "patience",
+        });
+        json!({"report": report, "lineage": lineage, "losses": {child: 0.375}})
+    }
+
+    fn parse(value: &Value) -> Result<Family> {
+        Family::parse(value.to_string().as_bytes())
+    }
+
+    #[test]
+    fn the_tree_leads_from_the_champion_to_the_originals() {
+        let text = parse(&family()).unwrap().text().unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].contains("made in generation 2") && lines[0].contains("0.2500"), "{text}");
+        assert!(lines[2].ends_with("task mutation (sigma 0.100)  loss 0.2500"), "{text}");
+        assert!(lines[3].starts_with("  ") && lines[3].ends_with("loss 0.3750"), "{text}");
+        assert!(
+            lines[4].starts_with("    ") && lines[4].contains("original reasoning  loss 0.5000"),
+            "{text}"
+        );
+        assert_eq!(parse(&family()).unwrap().document().unwrap().as_array().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_broken_record_is_an_error() {
+        assert!(Family::parse(b"{}").is_err());
+        let mut orphan = family();
+        let champion = orphan["report"]["champion"].as_str().unwrap().to_owned();
+        orphan["lineage"]["origins"].as_object_mut().unwrap().remove(&champion);
+        assert!(parse(&orphan).unwrap().text().unwrap_err().to_string().contains("no individual"));
+        // A circle ends: whoever was shown is not followed again.
+        let mut circle = family();
+        circle["lineage"]["origins"][&champion]["mutation"]["parent"] = json!(champion);
+        assert!(parse(&circle).unwrap().text().unwrap().contains("(above)"));
+    }
+}

@@ -15,6 +15,8 @@
 //! one by one, so the device never holds more than one.
 
 mod member;
+#[cfg(test)]
+mod memory_tests;
 mod search;
 mod strategy;
 #[cfg(test)]
