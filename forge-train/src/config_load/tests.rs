@@ -140,3 +140,15 @@ fn optimisers_are_set_for_all_stages_and_single_settings_win() {
     let bad = ["phase5.ema=0.99".to_owned()];
     assert!(override_with(&config, &bad).unwrap_err().hint().unwrap().contains("ema_ternary"));
 }
+
+#[test]
+fn a_search_that_cannot_work_is_refused_before_anything_runs() {
+    let crowd = ["phase2.search.elite=4", "phase2.search.mutants=3", "phase2.search.groups=4"];
+    assert_eq!(set(&crowd).unwrap().phase2.search.population(), 20);
+    let refused = set(&["phase2.search.elite=6", "phase2.search.mutants=3"]).unwrap_err();
+    assert!(refused.to_string().contains("at most 20"), "{refused}");
+    let (what, _) = complaint(set(&["phase2.accuracy_weight=-0.5"]));
+    assert!(what.contains("phase2.accuracy_weight"), "{what}");
+    let cmaes = set(&["phase2.search.strategy=cmaes"]).unwrap();
+    assert_eq!(cmaes.phase2.search.strategy, crate::phases::evomerge::Strategy::Cmaes);
+}
