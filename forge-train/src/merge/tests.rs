@@ -112,7 +112,7 @@ fn dare_by_hand() {
     let (l1, paper, none) = (dare(1, "l1"), dare(1, "density"), dare(1, "none"));
     assert!((l1.iter().sum::<f32>() - 2080.0).abs() < 0.1);
     assert!(none.iter().zip(&values).all(|(k, v)| *k == 0.0 || k == v));
-    assert!(none.iter().any(|k| *k == 0.0) && none.iter().any(|k| *k != 0.0));
+    assert!(none.contains(&0.0) && none.iter().any(|k| *k != 0.0));
     assert!(paper.iter().zip(&none).all(|(p, k)| *p == 2.0 * k));
     assert_eq!(dare(1, "l1"), l1);
     assert_ne!(dare(2, "l1"), l1);
