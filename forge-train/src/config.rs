@@ -202,6 +202,9 @@ pub struct DataConfig {
 pub struct EvoMergeConfig {
     /// Held-out examples the fitness is measured on.
     pub fitness_examples: usize,
+    /// Weight in the fitness of the share of these answered wrongly, beside the loss in nats; 0 is the loss alone.
+    #[serde(default)]
+    pub accuracy_weight: f64,
     /// The search.
     pub search: EvolveConfig,
 }

@@ -65,6 +65,14 @@ fn optimizer(file: Option<&Table>, set: &[String]) -> Result<Option<OptimizerPre
 
 fn checked(config: Config) -> Result<Config> {
     config.check()?;
+    config.phase2.search.validate()?;
+    let weight = config.phase2.accuracy_weight;
+    if !(weight.is_finite() && weight >= 0.0) {
+        return Err(usage(
+            &format!("phase2.accuracy_weight must not be negative, and is {weight}"),
+            "0 judges by the loss alone",
+        ));
+    }
     Ok(config)
 }
 

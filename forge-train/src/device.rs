@@ -110,6 +110,18 @@ pub fn peak_memory(device: &Device) -> Result<Option<u64>> {
     gpu::peak_memory(device)
 }
 
+/// Largest resident memory of this process so far, in bytes, where the system tells.
+pub fn peak_resident() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        use nix::sys::resource::{UsageWho, getrusage};
+        let kibibytes = getrusage(UsageWho::RUSAGE_SELF).ok()?.max_rss();
+        u64::try_from(kibibytes).ok().map(|k| k << 10)
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
 /// GPUs of a program that is built for them.
 #[cfg(feature = "cuda")]
 mod gpu {

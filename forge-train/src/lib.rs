@@ -13,6 +13,7 @@ pub mod device;
 pub mod engine;
 pub mod error;
 pub mod eval;
+pub mod merge;
 pub mod nn;
 pub mod optim;
 pub mod optimizer_presets;

@@ -42,6 +42,7 @@ impl Config {
             phase1: nano_phase1(batch),
             phase2: EvoMergeConfig {
                 fitness_examples: 96,
+                accuracy_weight: 0.02,
                 search: EvolveConfig { diversity_sample: 1024, ..EvolveConfig::default() },
             },
             phase3: nano_phase3(batch),

@@ -3,6 +3,8 @@
 mod chat;
 mod eval;
 mod inspect;
+mod lineage;
+mod merge;
 mod model;
 mod output;
 mod pipeline;
@@ -49,6 +51,10 @@ enum Command {
     Eval(eval::Args),
     /// Show what is in a model file
     Inspect(inspect::Args),
+    /// Merge .safetensors files of one shape by a recipe
+    Merge(merge::Args),
+    /// Show how the champion of phase 2 came about
+    Lineage(lineage::Args),
     /// Show sessions, or the phases of one
     Status(status::Args),
 }
@@ -70,6 +76,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Chat(args) => chat::main(&args),
         Command::Eval(args) => eval::main(&args),
         Command::Inspect(args) => inspect::main(&args),
+        Command::Merge(args) => merge::main(&args),
+        Command::Lineage(args) => lineage::main(&args),
         Command::Status(args) => status::main(&args),
     };
     match result {

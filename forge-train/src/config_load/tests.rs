@@ -181,3 +181,15 @@ fn configurations_without_branches_and_lengths_still_load() {
     let plain = crate::config::BranchConfig::default();
     assert_eq!((plain.threshold(0.9), plain.margin(0.005)), (0.9, 0.005));
 }
+
+#[test]
+fn a_search_that_cannot_work_is_refused_before_anything_runs() {
+    let crowd = ["phase2.search.elite=4", "phase2.search.mutants=3", "phase2.search.groups=4"];
+    assert_eq!(set(&crowd).unwrap().phase2.search.population(), 20);
+    let refused = set(&["phase2.search.elite=6", "phase2.search.mutants=3"]).unwrap_err();
+    assert!(refused.to_string().contains("at most 20"), "{refused}");
+    let (what, _) = complaint(set(&["phase2.accuracy_weight=-0.5"]));
+    assert!(what.contains("phase2.accuracy_weight"), "{what}");
+    let cmaes = set(&["phase2.search.strategy=cmaes"]).unwrap();
+    assert_eq!(cmaes.phase2.search.strategy, crate::phases::evomerge::Strategy::Cmaes);
+}

@@ -2,11 +2,13 @@
 //! (Akiba et al. 2024, arXiv 2403.13187, parameter space).
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::data::batch::{Batch, collate};
 use crate::data::{Example, Sequence, encode};
+use crate::device;
 use crate::engine::emit::{emit, float32};
 use crate::engine::mixture::Domain;
 use crate::engine::objective::batch_ids;
@@ -16,6 +18,7 @@ use crate::nn::{ForwardOptions, Network, Precision, loss};
 use crate::phases::common::{self, Prompting};
 use crate::phases::evomerge::lineage::Founders;
 use crate::phases::evomerge::{Evolution, Generation, Objective, evolve};
+use crate::pipeline::table;
 use crate::pipeline::{ArtifactKind, Gate, Phase, PhaseContext, PhaseId, PhaseOutput};
 use crate::weights::Weights;
 
@@ -64,10 +67,17 @@ fn bits(ctx: &PhaseContext<'_>, weights: &Weights, examples: &[Example]) -> Resu
     eval::bits_per_byte(&emit(weights, &ctx.data.tokenizer, &card, &float32)?, examples)
 }
 
-/// The loss of a candidate on the search set: cross-entropy in nats per weighted token.
+/// What the search minimises, on the search set: cross-entropy in nats per weighted token, plus
+/// `phase2.accuracy_weight` times the share of examples whose completion is not right in every token, each token
+/// given the true ones before it.
 struct Fitness<'a> {
     ctx: &'a PhaseContext<'a>,
     batches: Vec<Batch>,
+    /// Tokens of all batches, padding included.
+    tokens: usize,
+    /// Candidates judged since the last generation, and the time that took. Logged, never part of a result.
+    judged: usize,
+    spent: Duration,
 }
 
 impl<'a> Fitness<'a> {
@@ -82,15 +92,29 @@ impl<'a> Fitness<'a> {
             .collect::<Vec<Sequence>>();
         sequences.sort_by_key(|s| s.ids.len());
         let pad = ctx.data.tokenizer.control("<pad>");
-        let batches = sequences.chunks(ROWS).map(|c| collate(&c.iter().collect::<Vec<_>>(), pad)).collect();
-        Self { ctx, batches }
+        let batches: Vec<Batch> =
+            sequences.chunks(ROWS).map(|c| collate(&c.iter().collect::<Vec<_>>(), pad)).collect();
+        let tokens = batches.iter().map(|b| b.ids.len()).sum();
+        Self { ctx, batches, tokens, judged: 0, spent: Duration::ZERO }
     }
+}
+
+/// Rows of a batch and those right in every position of full weight, that is behind the prompt. Rows without such a
+/// position do not count.
+fn exact(batch: &Batch, correct: &[bool]) -> (usize, usize) {
+    let rows = correct.chunks(batch.cols.max(1)).zip(batch.weights.chunks(batch.cols.max(1)));
+    let judged = rows.filter(|(_, weights)| weights.iter().any(|w| *w >= 1.0));
+    judged.fold((0, 0), |(all, right), (correct, weights)| {
+        let hit = correct.iter().zip(weights).all(|(c, w)| *c || *w < 1.0);
+        (all + 1, right + usize::from(hit))
+    })
 }
 
 impl Objective for Fitness<'_> {
     fn loss(&mut self, model: &Weights) -> Result<f64> {
+        let began = Instant::now();
         let network = Network::new(model, Precision::FLOAT, self.ctx.device)?.detached();
-        let (mut sum, mut total) = (0.0, 0.0);
+        let (mut sum, mut total, mut rows, mut right) = (0.0, 0.0, 0, 0);
         for batch in &self.batches {
             let forward = network.forward(&batch_ids(batch)?, ForwardOptions::default())?;
             let scores = loss::token_scores(&network.logits(forward.answer())?, &batch.targets)?;
@@ -98,13 +122,26 @@ impl Objective for Fitness<'_> {
                 sum += f64::from(score.loss) * f64::from(*weight);
                 total += f64::from(*weight);
             }
+            let hits = exact(batch, &scores.iter().map(|s| s.correct).collect::<Vec<_>>());
+            rows += hits.0;
+            right += hits.1;
         }
-        Ok(sum / total.max(f64::MIN_POSITIVE))
+        self.judged += 1;
+        self.spent += began.elapsed();
+        let wrong = (rows - right) as f64 / rows.max(1) as f64;
+        Ok(sum / total.max(f64::MIN_POSITIVE) + self.ctx.config.phase2.accuracy_weight * wrong)
     }
 
     fn generation(&mut self, generation: &Generation) {
-        let message = format!("loss {:.4}, diversity {:.2}", generation.champion, generation.diversity);
+        let speed = (self.judged * self.tokens) as f64 / self.spent.as_secs_f64().max(1e-9);
+        let memory = device::peak_memory(self.ctx.device).ok().flatten().or_else(device::peak_resident);
+        let memory = memory.map_or(String::new(), |bytes| format!(", peak {}", table::bytes(bytes)));
+        let message = format!(
+            "fitness loss {:.4}, diversity {:.2}, {speed:.0} tokens/s{memory}",
+            generation.champion, generation.diversity
+        );
         self.ctx.progress.tick(generation.index as u64, &message);
+        (self.judged, self.spent) = (0, Duration::ZERO);
     }
 
     fn stop(&self) -> bool {
@@ -133,7 +170,8 @@ fn finish(
     metrics.insert("combinations_explored".into(), combinations as f64);
     metrics.insert("merge_technique".into(), merge_technique(&evolution));
     insert_history(&mut metrics, &evolution);
-    let log = json!({ "report": report, "lineage": evolution.lineage }).to_string();
+    let log =
+        json!({ "report": report, "lineage": evolution.lineage, "losses": evolution.losses }).to_string();
     let log = ctx.store.put_bytes(ArtifactKind::Report, log.as_bytes())?;
     let rule = "champion's held-out bits per byte ≤ best parent's";
     let measured = format!("{champion_bits:.4} vs {parent_bits:.4}");
@@ -175,5 +213,25 @@ fn insert_history(metrics: &mut BTreeMap<String, f64>, evolution: &Evolution) {
     {
         metrics.insert("initial_fitness".into(), -first.best);
         metrics.insert("final_diversity".into(), last.diversity);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_completion_is_right_only_whole() {
+        let batch = Batch {
+            ids: vec![1; 9],
+            targets: vec![1; 9],
+            // A prompt token of low weight, two of the completion; the last row has no completion.
+            weights: vec![0.1, 1.0, 1.0, 0.1, 1.0, 1.0, 0.1, 0.1, 0.0],
+            rows: 3,
+            cols: 3,
+        };
+        let correct = [false, true, true, true, true, false, true, true, true];
+        assert_eq!(exact(&batch, &correct), (2, 1));
+        assert_eq!(exact(&batch, &[false; 9]), (2, 0));
     }
 }

@@ -160,7 +160,7 @@ pub fn phase_bytes(phase: PhaseId, config: &Config, model: &ModelConfig, place: 
     let others = match phase {
         PhaseId::EvoMerge => {
             let search = &config.phase2.search;
-            let candidates = 4 + (search.elite + search.mutants) as u64;
+            let candidates = search.held(3) as u64;
             let scoring = 10 * u64::from(model.dim) + 3 * u64::from(model.vocab);
             4 * (candidates * model.parameters() + SEARCH_POSITIONS * scoring)
         }

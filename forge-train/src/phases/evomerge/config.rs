@@ -4,11 +4,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+/// Largest population.
+pub const MAX_POPULATION: usize = 20;
+
+/// What is searched over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Strategy {
+    /// A population of merges by all operators, mutated and merged again.
+    #[default]
+    Evolve,
+    /// CMA-ES over a coefficient for each original and block.
+    Cmaes,
+}
+
 /// How [`super::evolve()`] searches. One generation after the first costs
 /// `elite * mutants + groups` evaluations.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvolveConfig {
+    /// What is searched over. [`Strategy::Cmaes`] heeds `generations`, `patience`, `min_improvement`,
+    /// `max_evaluations` and `diversity_sample` only.
+    pub strategy: Strategy,
     /// Generations after the first one, which holds the eight combinations.
     pub generations: usize,
     /// Best individuals kept unmutated.
@@ -48,6 +65,7 @@ pub struct EvolveConfig {
 impl Default for EvolveConfig {
     fn default() -> Self {
         Self {
+            strategy: Strategy::Evolve,
             generations: 50,
             elite: 2,
             mutants: 2,
@@ -71,8 +89,28 @@ impl Default for EvolveConfig {
 impl EvolveConfig {
     /// Most candidates a full run judges with `originals` originals, if `max_evaluations` allows.
     pub fn evaluations(&self, originals: usize) -> usize {
-        let per_generation = self.elite * self.mutants + self.groups;
+        let per_generation = match self.strategy {
+            Strategy::Evolve => self.children(),
+            Strategy::Cmaes => MAX_POPULATION,
+        };
         (originals + 8 + self.generations * per_generation).min(self.max_evaluations.max(originals + 8))
+    }
+
+    /// Candidates a generation after the first makes.
+    pub fn children(&self) -> usize {
+        self.elite.saturating_mul(self.mutants).saturating_add(self.groups)
+    }
+
+    /// Individuals of a generation after the first.
+    pub fn population(&self) -> usize {
+        self.elite.saturating_add(self.children())
+    }
+
+    /// Most models in host memory at a time, founders and the candidate being judged included, for `originals`
+    /// originals.
+    pub fn held(&self, originals: usize) -> usize {
+        let bred = (2 * self.elite + 2 * self.groups).max(8);
+        originals + 1 + if self.strategy == Strategy::Evolve { bred } else { 0 } + 1
     }
 
     /// Checks every number.
@@ -89,7 +127,11 @@ impl EvolveConfig {
                 self.elite.saturating_mul(self.mutants) >= self.groups,
                 "elite * mutants must be at least groups",
             ),
-            (self.groups <= 3, "groups must be at most 3"),
+            (self.groups <= 6, "groups must be at most 6"),
+            (
+                self.population() <= MAX_POPULATION,
+                "elite + elite * mutants + groups, the population, must be at most 20",
+            ),
             (self.mutants <= 16, "mutants must be at most 16"),
             (size(self.noise_sigma), "noise_sigma must not be negative"),
             (share(self.noise_fraction), "noise_fraction must lie in (0, 1]"),
@@ -120,6 +162,7 @@ mod tests {
     fn the_default_is_valid_and_bounded() {
         let config = EvolveConfig::default();
         config.validate().unwrap();
+        assert_eq!(config.population(), 8);
         assert_eq!(config.evaluations(3), 3 + 8 + 50 * 6);
         assert_eq!(EvolveConfig { max_evaluations: 100, ..config }.evaluations(3), 100);
     }
@@ -130,6 +173,11 @@ mod tests {
         assert!(bad.validate().unwrap_err().to_string().contains("noise_fraction"));
         let starved = EvolveConfig { mutants: 0, ..EvolveConfig::default() };
         assert!(starved.validate().is_err());
+        let full = EvolveConfig { elite: 4, mutants: 3, groups: 4, ..EvolveConfig::default() };
+        assert_eq!(full.population(), 20);
+        full.validate().unwrap();
+        let crowded = EvolveConfig { groups: 5, ..full };
+        assert!(crowded.validate().unwrap_err().to_string().contains("at most 20"));
         assert!(toml::from_str::<EvolveConfig>("generation = 3").is_err());
         assert_eq!(toml::from_str::<EvolveConfig>("generations = 3").unwrap().generations, 3);
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::blend::Blend;
 use super::mutation::Mutation;
 use super::recipe::Recipe;
 use crate::error::{Error, Result};
@@ -30,6 +31,8 @@ pub enum Origin {
         /// The change.
         mutation: Mutation,
     },
+    /// A merge of the originals by coefficients.
+    Blend(Blend),
 }
 
 impl Origin {
@@ -38,6 +41,7 @@ impl Origin {
         match self {
             Origin::Original { .. } => &[],
             Origin::Merge(recipe) => &recipe.parents,
+            Origin::Blend(blend) => &blend.parents,
             Origin::Mutation { parent, .. } => std::slice::from_ref(parent),
         }
     }
@@ -109,6 +113,7 @@ impl Lineage {
                 founders.originals.get(*index).map(|w| Cow::Borrowed(*w)).ok_or_else(missing)
             }
             Origin::Merge(recipe) => recipe.apply(parents, founders.base).map(Cow::Owned),
+            Origin::Blend(blend) => blend.apply(founders.originals, founders.base).map(Cow::Owned),
             Origin::Mutation { mutation, .. } => {
                 let parent = parents.first().ok_or_else(missing)?;
                 mutation.apply(parent, founders.originals, founders.base).map(Cow::Owned)

@@ -6,9 +6,12 @@
 //! [`barrier`] measures.
 
 pub mod barrier;
+pub mod blend;
+pub mod cmaes;
 pub mod config;
 pub mod diversity;
 pub mod evolve;
+pub mod family;
 pub mod lineage;
 pub mod mutation;
 pub mod operators;
@@ -18,7 +21,7 @@ pub mod report;
 #[cfg(test)]
 mod test_support;
 
-pub use config::EvolveConfig;
+pub use config::{EvolveConfig, Strategy};
 pub use evolve::{Evolution, Objective, evolve};
 pub use lineage::{Lineage, Origin};
 pub use recipe::{Arithmetic, Combination, Interpolation, Recipe, Selection};

@@ -41,20 +41,15 @@ impl Mutation {
     pub fn apply(&self, parent: &Weights, originals: &[&Weights], base: &Weights) -> Result<Weights> {
         let all: Vec<&Weights> = [parent, base].into_iter().chain(originals.iter().copied()).collect();
         check_models(&all)?;
-        Ok(match self.space {
-            Space::Noise { fraction } => build(parent, |key, m| self.noise(key, &m.data, fraction)),
-            Space::Task => build(parent, |key, m| {
-                let coefficients = self.coefficients(key, originals.len());
-                let origin = &base.get(key.0, key.1).data;
-                let deltas = slices(originals, key);
-                let add = |(i, &w): (usize, &f32)| {
-                    let delta = |v: &[f32]| f64::from(v[i]) - f64::from(origin[i]);
-                    let step: f64 = coefficients.iter().zip(&deltas).map(|(c, v)| c * delta(v)).sum();
-                    (f64::from(w) + step) as f32
-                };
-                m.data.iter().enumerate().map(add).collect()
-            }),
-        })
+        Ok(build(parent, |key, m| self.tensor(key, &m.data, originals, base)))
+    }
+
+    /// One tensor of the mutated copy; `parent` is that of the parent. The models have one shape.
+    pub fn tensor(&self, key: Key, parent: &[f32], originals: &[&Weights], base: &Weights) -> Vec<f32> {
+        let Space::Noise { fraction } = self.space else {
+            return add_deltas(key, parent, &self.coefficients(key, originals.len()), originals, base);
+        };
+        self.noise(key, parent, fraction)
     }
 
     /// `data` with noise on a share of its entries.
@@ -71,6 +66,24 @@ impl Mutation {
         let mut rng = Rng::new(self.seed, &["task", &place]);
         (0..originals).map(|_| f64::from(self.sigma * rng.normal())).collect()
     }
+}
+
+/// `from + Σ_i c_i (original_i − base)` of one tensor.
+pub(super) fn add_deltas(
+    key: Key,
+    from: &[f32],
+    coefficients: &[f64],
+    originals: &[&Weights],
+    base: &Weights,
+) -> Vec<f32> {
+    let origin = &base.get(key.0, key.1).data;
+    let deltas = slices(originals, key);
+    let add = |(i, &w): (usize, &f32)| {
+        let delta = |v: &[f32]| f64::from(v[i]) - f64::from(origin[i]);
+        let step: f64 = coefficients.iter().zip(&deltas).map(|(c, v)| c * delta(v)).sum();
+        (f64::from(w) + step) as f32
+    };
+    from.iter().enumerate().map(add).collect()
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! A merge in three stages: interpolate, add deltas, select. Eight combinations of techniques.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
-use super::operators::{self, Dare, Pattern, Ties};
+use super::operators::{self, Dare, Pattern, Ties, check_models};
 use crate::error::{Error, Result};
-use crate::weights::Weights;
+use crate::weights::{Key, Weights};
 
 /// First stage: an average of the parents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,27 +136,72 @@ impl Recipe {
     /// # Errors
     /// When the recipe does not fit the parents, they differ in shape, or a number is out of range.
     pub fn apply(&self, parents: &[&Weights], base: &Weights) -> Result<Weights> {
-        if parents.len() != self.parents.len() {
-            let (have, want) = (parents.len(), self.parents.len());
-            return Err(Error::Config(format!("a recipe for {want} parents was applied to {have}")));
+        let all: Vec<&Weights> = std::iter::once(base).chain(parents.iter().copied()).collect();
+        check_models(&all)?;
+        self.check(parents.len())?;
+        self.merge(base, |parent, key| Cow::Borrowed(parents[parent].get(key.0, key.1).data.as_slice()))
+    }
+
+    /// Checks the recipe's numbers and that it is one for `parents` parents.
+    fn check(&self, parents: usize) -> Result<()> {
+        if parents != self.parents.len() || parents == 0 {
+            let want = self.parents.len();
+            return Err(Error::Config(format!("a recipe for {want} parents was applied to {parents}")));
         }
-        let shares = operators::shares(parents.len(), &self.weights)?;
-        let shares: Vec<f32> = shares.iter().map(|&s| s as f32).collect();
-        let first = match self.interpolation {
-            Interpolation::Linear => operators::linear(parents, &shares)?,
-            Interpolation::Slerp => operators::slerp(parents, &shares)?,
-        };
-        let (density, lambda, seed) = (self.density, self.lambda, self.seed);
-        let second = match self.arithmetic {
-            Arithmetic::Dare => {
-                operators::dare(base, parents, &shares, Dare { density, lambda, seed, elect_sign: false })?
+        if !self.lambda.is_finite() {
+            return Err(Error::Config("a merge of deltas needs a model and a finite lambda".into()));
+        }
+        operators::check_density(self.density)
+    }
+
+    /// As [`Recipe::apply`], with parents of the base's shape that give one tensor at a time: `tensor(parent, key)`.
+    /// A parent that is itself made on the way is so never whole in memory.
+    ///
+    /// # Errors
+    /// When a number of the recipe is out of range.
+    pub fn merge<'p>(
+        &self,
+        base: &Weights,
+        tensor: impl Fn(usize, Key) -> Cow<'p, [f32]> + Sync,
+    ) -> Result<Weights> {
+        self.check(self.parents.len())?;
+        let shares = operators::shares(self.parents.len(), &self.weights)?;
+        // Rounded to f32 and normalised again, as the operators on whole models do.
+        let weights: Vec<f32> = shares.iter().map(|&s| s as f32).collect();
+        let shares = operators::shares(self.parents.len(), &weights)?;
+        let donors = self.donors(base.config.layers as usize);
+        Ok(operators::build(base, |key, origin| {
+            let parents: Vec<Cow<'_, [f32]>> = (0..self.parents.len()).map(|p| tensor(p, key)).collect();
+            let parents: Vec<&[f32]> = parents.iter().map(AsRef::as_ref).collect();
+            let first = || match self.interpolation {
+                Interpolation::Linear => operators::linear_slices(&parents, &shares),
+                Interpolation::Slerp => operators::slerp_slices(&parents, &shares),
+            };
+            let second = || self.add_deltas(key, &origin.data, &parents, &weights);
+            match self.selection {
+                Selection::Franken => match if key.0.per_layer() { donors[key.1 as usize] } else { 2 } {
+                    0 => first(),
+                    1 => second(),
+                    _ => parents[0].to_vec(),
+                },
+                Selection::Dfs => {
+                    let (first, second) = (first(), second());
+                    let prior = [1.0 / 3.0; 3];
+                    operators::dfs_slices(&origin.data, &[&first, &second, parents[0]], &prior)
+                }
             }
-            Arithmetic::Ties => operators::ties(base, parents, &shares, Ties { density, lambda })?,
-        };
-        let donors = [&first, &second, parents[0]];
-        match self.selection {
-            Selection::Franken => operators::franken(&donors, &self.donors(base.config.layers as usize), 2),
-            Selection::Dfs => operators::dfs(base, &donors, &[1.0; 3]),
+        }))
+    }
+
+    /// The second stage for one tensor.
+    fn add_deltas(&self, key: Key, base: &[f32], parents: &[&[f32]], weights: &[f32]) -> Vec<f32> {
+        let (density, lambda, seed) = (self.density, self.lambda, self.seed);
+        match self.arithmetic {
+            Arithmetic::Dare => {
+                let how = Dare { density, lambda, seed, elect_sign: false };
+                operators::dare_slices(key, base, parents, weights, how)
+            }
+            Arithmetic::Ties => operators::ties_slices(base, parents, weights, Ties { density, lambda }),
         }
     }
 }

@@ -79,7 +79,7 @@ pub struct Report {
     pub made_in: Option<usize>,
     /// One entry for each generation.
     pub generations: Vec<Generation>,
-    /// By technique: "linear", "slerp", "dare", "ties", "franken", "dfs", "noise", "task".
+    /// By technique: "linear", "slerp", "dare", "ties", "franken", "dfs", "noise", "task"; "blend" in a search by CMA-ES.
     pub techniques: BTreeMap<String, Tally>,
     /// By combination, numbered as [`super::Combination::from_bits`].
     pub combinations: Vec<Tally>,

@@ -5,7 +5,7 @@
 //! `NLL(mixed) + policy_weight · Σ r⁺ · NLL(thought) + kl · KL(π ‖ π₀) − entropy · H(π)`, where π predicts the
 //! thought's tokens and π₀ is the model step 2 began with.
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use candle_nn::ops::log_softmax;
 
 use super::mixing::{MixingHead, mix, slopes};
@@ -78,9 +78,9 @@ impl<'a> Reinforce<'a> {
     fn judge(&mut self, network: &Network, places: &[Place], pad: u16) -> Result<Vec<Judged>> {
         let view = View::new(network, places, pad)?;
         let states = [view.base.clone(), view.thought.clone()];
-        let pairs = Tensor::cat(&states, 1)?.to_device(&candle_core::Device::Cpu)?;
+        let pairs = Tensor::cat(&states, 1)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
         let weights = self.head.weights(&pairs)?;
-        let (base, thought) = (network.logits(&view.base)?, network.logits(&view.thought)?);
+        let (base, thought) = (logits(network, &view.base)?, logits(network, &view.thought)?);
         let mixed = mix(&base, &thought, &weights)?;
         let score = |logits: &Tensor| -> Result<Vec<f32>> {
             Ok(loss::token_scores(logits, &view.targets)?.iter().map(|s| s.loss).collect())
@@ -210,6 +210,11 @@ fn select(states: &Tensor, rows: &[u32]) -> Result<Tensor> {
     Ok(states.index_select(&rows, 0)?)
 }
 
+/// Logits in f32, whatever the device keeps them in.
+fn logits(network: &Network, states: &Tensor) -> Result<Tensor> {
+    Ok(network.logits(states)?.to_dtype(DType::F32)?)
+}
+
 fn states(network: &Network, batch: &Batch) -> Result<Tensor> {
     let forward = network.forward(&batch_ids(batch)?, ForwardOptions::default())?;
     let width = network.config().dim as usize;
@@ -250,9 +255,9 @@ impl View {
         terms: Terms,
     ) -> Result<Tensor> {
         let weights: Vec<f32> = judged.iter().flat_map(|j| j.weights.iter().copied()).collect();
-        let mixed = mix(&network.logits(&self.base)?, &network.logits(&self.thought)?, &weights)?;
+        let mixed = mix(&logits(network, &self.base)?, &logits(network, &self.thought)?, &weights)?;
         let mut total = loss::weighted_cross_entropy(&mixed, &self.targets, &vec![1.0; self.targets.len()])?;
-        let own = network.logits(&select(&self.states, &self.inside)?)?;
+        let own = logits(network, &select(&self.states, &self.inside)?)?;
         let advantages: Vec<f32> = judged
             .iter()
             .flat_map(|j| &j.advantages)
@@ -265,7 +270,7 @@ impl View {
             total = (total + (policy * f64::from(mean * terms.policy))?)?;
         }
         let first = states(reference, &self.batch)?;
-        let first = reference.logits(&select(&first, &self.inside)?)?;
+        let first = logits(reference, &select(&first, &self.inside)?)?;
         let (kl, entropy) = divergence(&own, &first)?;
         Ok(((total + (kl * f64::from(terms.kl))?)? - (entropy * f64::from(terms.entropy))?)?)
     }

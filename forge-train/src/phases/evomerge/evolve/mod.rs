@@ -8,14 +8,23 @@
 //! is resumed by running it again with the losses already known ([`Objective::known`]): it takes the same
 //! course without judging anything twice.
 //!
-//! Host memory: the population, the originals, the base and two intermediate models; candidates are judged
+//! [`Strategy::Cmaes`] searches over the coefficients of one kind of merge instead, see [`super::blend`].
+//!
+//! Host memory: the originals, the base, the elite of two generations, the merges of one, and the candidate that is
+//! judged. Other individuals are kept as the change that makes them from one of these, and candidates are judged
 //! one by one, so the device never holds more than one.
 
+mod member;
+#[cfg(test)]
+mod memory_tests;
 mod search;
+mod strategy;
 #[cfg(test)]
 mod tests;
 
-use super::config::EvolveConfig;
+use std::collections::BTreeMap;
+
+use super::config::{EvolveConfig, Strategy};
 use super::lineage::{Founders, Lineage};
 use super::operators::check_models;
 use super::report::{Generation, Report};
@@ -62,6 +71,8 @@ pub struct Evolution {
     pub report: Report,
     /// Origin of every individual; [`Lineage::regenerate`] makes any of them again.
     pub lineage: Lineage,
+    /// Loss of every individual judged, by identity; rejected ones are left out.
+    pub losses: BTreeMap<String, f64>,
 }
 
 /// Evolves merges of the founders' originals, under `config` and `seed`.
@@ -85,13 +96,18 @@ pub fn evolve<O: Objective + ?Sized>(
     check_models(&all)?;
     let mut search = Search::new(founders, config, seed, objective);
     let originals = search.originals()?;
-    let mut population = search.first(&originals)?;
-    let stopped = loop {
-        search.record(&originals, &population);
-        if let Some(reason) = search.finished() {
-            break reason;
+    let (population, stopped) = match config.strategy {
+        Strategy::Cmaes => strategy::cmaes(&mut search, &originals)?,
+        Strategy::Evolve => {
+            let mut population = search.first(&originals)?;
+            loop {
+                search.record(&originals, &population);
+                if let Some(reason) = search.finished(config.children()) {
+                    break (population, reason);
+                }
+                population = search.next(&originals, population)?;
+            }
         }
-        population = search.next(&originals, population)?;
     };
     search.conclude(&originals, population, stopped)
 }

@@ -1,8 +1,9 @@
 //! The state of a search and its steps.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use super::member::{Body, Member, Whole};
 use super::{Evolution, Objective};
 use crate::error::{Error, Result};
 use crate::phases::evomerge::config::EvolveConfig;
@@ -21,17 +22,6 @@ const RAISE_LIMIT: f32 = 4.0;
 /// Names under which the techniques are counted.
 const TECHNIQUES: [&str; 8] = ["linear", "slerp", "dare", "ties", "franken", "dfs", "noise", "task"];
 
-/// An individual in memory.
-#[derive(Clone)]
-pub(super) struct Member<'a> {
-    id: String,
-    /// Infinite for a rejected candidate.
-    loss: f64,
-    weights: Cow<'a, Weights>,
-    /// What it learned beyond the base, at the places by which the diversity is measured.
-    delta: Vec<f64>,
-}
-
 /// Everything a search carries from one generation to the next, but for the individuals themselves.
 pub(super) struct Search<'a, 'o, O: ?Sized> {
     founders: Founders<'a>,
@@ -44,6 +34,7 @@ pub(super) struct Search<'a, 'o, O: ?Sized> {
     /// Generation in which each individual was made.
     born: BTreeMap<String, usize>,
     original_losses: Vec<f64>,
+    original_ids: Vec<String>,
     techniques: BTreeMap<String, Tally>,
     combinations: Vec<Tally>,
     rejected: usize,
@@ -72,6 +63,7 @@ impl<'a, 'o, O: Objective + ?Sized> Search<'a, 'o, O> {
             losses: BTreeMap::new(),
             born: BTreeMap::new(),
             original_losses: Vec::new(),
+            original_ids: Vec::new(),
             techniques: TECHNIQUES.map(|n| (n.to_string(), Tally::default())).into(),
             combinations: vec![Tally::default(); Combination::COUNT.into()],
             rejected: 0,
@@ -83,6 +75,16 @@ impl<'a, 'o, O: Objective + ?Sized> Search<'a, 'o, O> {
         }
     }
 
+    /// Blocks of the models.
+    pub(super) fn layers(&self) -> u32 {
+        self.founders.base.config.layers
+    }
+
+    /// Identities of the originals, in the founders' order.
+    pub(super) fn original_ids(&self) -> &[String] {
+        &self.original_ids
+    }
+
     /// Judges the originals and returns them, the best first.
     pub(super) fn originals(&mut self) -> Result<Vec<Member<'a>>> {
         let mut members = Vec::new();
@@ -92,6 +94,7 @@ impl<'a, 'o, O: Objective + ?Sized> Search<'a, 'o, O> {
                 return Err(Error::Config(format!("model {index} to be merged has no finite loss")));
             }
             self.original_losses.push(member.loss);
+            self.original_ids.push(member.id.clone());
             members.push(member);
         }
         members.sort_by(|a, b| a.loss.total_cmp(&b.loss));
@@ -143,6 +146,9 @@ impl<'a, 'o, O: Objective + ?Sized> Search<'a, 'o, O> {
         drop(losers);
 
         let mut mutants = Vec::new();
+        for parent in &mut elite {
+            parent.body = Body::Whole(parent.body.whole(self.founders));
+        }
         for parent in &elite {
             for _ in 0..self.config.mutants {
                 mutants.push(self.mutate(parent, mutants.len())?);
@@ -179,25 +185,45 @@ impl<'a, 'o, O: Objective + ?Sized> Search<'a, 'o, O> {
     }
 
     /// The stream of random numbers for `slot` of the generation being made.
-    fn stream(&self, purpose: &str, slot: usize) -> Rng {
+    pub(super) fn stream(&self, purpose: &str, slot: usize) -> Rng {
         let generation = self.generations.len().to_string();
         Rng::new(self.seed, &["evolve", purpose, &generation, &slot.to_string()])
     }
 
     /// Makes an individual, judges it and enters it in the books.
-    fn admit(&mut self, origin: Origin, parents: &[&Member<'a>]) -> Result<Member<'a>> {
+    pub(super) fn admit(&mut self, origin: Origin, parents: &[&Member<'a>]) -> Result<Member<'a>> {
         if self.objective.stop() {
             return Err(Error::Interrupted);
         }
-        let sources: Vec<&Weights> = parents.iter().map(|p| p.weights.as_ref()).collect();
-        let weights = Lineage::make(&origin, self.founders, &sources)?;
+        let body = self.body(&origin, parents)?;
         let id = self.lineage.enter(origin.clone())?;
-        let loss = self.judge(&id, &weights)?;
+        let whole = body.whole(self.founders);
+        let loss = self.judge(&id, whole.weights())?;
         let best_parent = parents.iter().map(|p| p.loss).fold(f64::INFINITY, f64::min);
         self.count(&origin, loss < best_parent);
         self.born.entry(id.clone()).or_insert(self.generations.len());
-        let delta = self.sample.delta(&weights);
-        Ok(Member { id, loss, weights, delta })
+        let delta = self.sample.delta(whole.weights());
+        Ok(Member { id, loss, body, delta })
+    }
+
+    /// How an individual of this origin is kept.
+    fn body(&self, origin: &Origin, parents: &[&Member<'a>]) -> Result<Body<'a>> {
+        let founders = self.founders;
+        let missing = || Error::Config("evolution: an individual without its parent".into());
+        Ok(match origin {
+            Origin::Original { index } => {
+                Body::Whole(Whole::Founder(founders.originals.get(*index).ok_or_else(missing)?))
+            }
+            Origin::Merge(recipe) => {
+                let merged = recipe.merge(founders.base, |i, key| parents[i].body.tensor(key, founders))?;
+                Body::Whole(Whole::Made(Arc::new(merged)))
+            }
+            Origin::Mutation { mutation, .. } => {
+                let parent = parents.first().ok_or_else(missing)?.body.whole(founders);
+                Body::Mutant { parent, mutation: *mutation }
+            }
+            Origin::Blend(blend) => Body::Blend(blend.clone()),
+        })
     }
 
     /// The loss of an individual, infinite when its weights or its loss are not finite.
@@ -234,6 +260,7 @@ impl<'a, 'o, O: Objective + ?Sized> Search<'a, 'o, O> {
             Origin::Mutation { mutation, .. } => {
                 vec![if mutation.space == Space::Task { "task" } else { "noise" }]
             }
+            Origin::Blend(_) => vec!["blend"],
         };
         for name in names {
             self.techniques.entry(name.to_string()).or_default().count(improved);
@@ -273,10 +300,9 @@ impl<'a, 'o, O: Objective + ?Sized> Search<'a, 'o, O> {
         self.generations.push(generation);
     }
 
-    /// Why the search ends here, if it does.
-    pub(super) fn finished(&self) -> Option<StopReason> {
+    /// Why the search ends here, if it does; another generation would judge `cost` candidates.
+    pub(super) fn finished(&self, cost: usize) -> Option<StopReason> {
         let c = self.config;
-        let cost = c.elite * c.mutants + c.groups;
         if self.generations.len() > c.generations {
             Some(StopReason::Generations)
         } else if c.patience > 0 && self.stale >= c.patience {
@@ -297,6 +323,9 @@ impl<'a, 'o, O: Objective + ?Sized> Search<'a, 'o, O> {
     ) -> Result<Evolution> {
         let champion = eligible(originals, population).swap_remove(0);
         let original = originals.iter().any(|o| o.id == champion.id);
+        let whole = champion.body.whole(self.founders);
+        let evaluations = self.losses.len();
+        let losses = self.losses.into_iter().filter(|(_, loss)| loss.is_finite()).collect();
         let report = Report {
             originals: self.original_losses,
             made_in: if original { None } else { self.born.get(&champion.id).copied() },
@@ -306,10 +335,10 @@ impl<'a, 'o, O: Objective + ?Sized> Search<'a, 'o, O> {
             techniques: self.techniques,
             combinations: self.combinations,
             rejected: self.rejected,
-            evaluations: self.losses.len(),
+            evaluations,
             stopped,
         };
-        Ok(Evolution { champion: champion.weights.into_owned(), report, lineage: self.lineage })
+        Ok(Evolution { champion: whole.weights().clone(), report, lineage: self.lineage, losses })
     }
 }
 

@@ -222,3 +222,64 @@ fn evaluations_and_models_are_bounded() {
     let odd = [&branches[0], &narrow];
     assert!(evolve(Founders { base: &base, originals: &odd }, &patient(), 1, &mut objective).is_err());
 }
+
+fn cmaes() -> EvolveConfig {
+    EvolveConfig { strategy: Strategy::Cmaes, patience: 0, ..EvolveConfig::default() }
+}
+
+#[test]
+fn cmaes_finds_coefficients_that_even_weights_do_not_have() {
+    let mut objective = Distance::to(mixed_target());
+    let config = EvolveConfig { max_evaluations: 1500, generations: 200, ..cmaes() };
+    let result = run(&config, 1, &mut objective).unwrap();
+    let (base, branches) = family();
+    let even = distance(&mixture(&base, &branches, [[1.0 / 3.0; 3]; 2]), &objective.target);
+    let best_original = result.report.originals.iter().copied().fold(f64::INFINITY, f64::min);
+    assert!(even < best_original, "even weights, {even}, beat every original, {best_original}");
+    assert!(result.report.loss < 0.05 * even, "{} against even weights' {even}", result.report.loss);
+    assert!(result.report.generations[0].best <= even + 1e-9, "even weights are judged first");
+    assert_eq!(distance(&result.champion, &objective.target), result.report.loss);
+    assert_eq!(result.report.techniques["blend"].tried as usize + 3, result.report.evaluations);
+}
+
+#[test]
+fn cmaes_is_reproducible_resumable_and_regenerable() {
+    let short = EvolveConfig { generations: 6, ..cmaes() };
+    let whole = run(&short, 5, &mut Distance::to(mixed_target())).unwrap();
+    assert_eq!(run(&short, 5, &mut Distance::to(mixed_target())).unwrap().report, whole.report);
+    assert_ne!(run(&short, 6, &mut Distance::to(mixed_target())).unwrap().report, whole.report);
+    let mut first = Distance { stop_after: 20, ..Distance::to(mixed_target()) };
+    assert!(matches!(run(&short, 5, &mut first), Err(Error::Interrupted)));
+    let mut second = Distance { known: first.losses, ..Distance::to(mixed_target()) };
+    let resumed = run(&short, 5, &mut second).unwrap();
+    assert_eq!((&resumed.report, &resumed.champion), (&whole.report, &whole.champion));
+    assert_eq!(second.calls + 20, whole.report.evaluations);
+    let (base, branches) = family();
+    let originals: Vec<&Weights> = branches.iter().collect();
+    let lineage: Lineage = serde_json::from_str(&serde_json::to_string(&whole.lineage).unwrap()).unwrap();
+    let founders = Founders { base: &base, originals: &originals };
+    assert_eq!(lineage.regenerate(&whole.report.champion, founders).unwrap(), whole.champion);
+}
+
+#[test]
+fn cmaes_keeps_the_best_original_where_no_blend_is_better() {
+    let (_, branches) = family();
+    let result = run(&EvolveConfig { generations: 2, ..cmaes() }, 2, &mut Distance::to(branches[1].clone()));
+    let result = result.unwrap();
+    assert_eq!((&result.champion, result.report.loss), (&branches[1], 0.0));
+}
+
+#[test]
+fn a_population_of_twenty_is_made_again_from_its_lineage() {
+    let crowd = EvolveConfig { elite: 4, mutants: 3, groups: 4, generations: 5, ..patient() };
+    let result = run(&crowd, 8, &mut Distance::to(mixed_target())).unwrap();
+    assert_eq!(result.report.evaluations, 3 + 8 + 5 * 16);
+    let (base, branches) = family();
+    let originals: Vec<&Weights> = branches.iter().collect();
+    let founders = Founders { base: &base, originals: &originals };
+    // Mutants are kept as the change to their parent: every one of them must be what its lineage says.
+    for (id, loss) in &result.losses {
+        let made = result.lineage.regenerate(id, founders).unwrap();
+        assert_eq!(distance(&made, &mixed_target()), *loss, "{id}");
+    }
+}

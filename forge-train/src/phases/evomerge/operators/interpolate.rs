@@ -16,11 +16,13 @@ const NO_DIRECTION: f64 = 1e-8;
 pub fn linear(models: &[&Weights], weights: &[f32]) -> Result<Weights> {
     check_models(models)?;
     let shares = shares(models.len(), weights)?;
-    Ok(build(models[0], |key, m| {
-        let values = slices(models, key);
-        let mean = |i: usize| shares.iter().zip(&values).map(|(s, v)| s * f64::from(v[i])).sum::<f64>();
-        (0..m.data.len()).map(|i| mean(i) as f32).collect()
-    }))
+    Ok(build(models[0], |key, _| linear_slices(&slices(models, key), &shares)))
+}
+
+/// [`linear`] of one tensor: `Σ s_i v_i` for shares that sum to 1. All slices have the length of the first.
+pub fn linear_slices(values: &[&[f32]], shares: &[f64]) -> Vec<f32> {
+    let mean = |i: usize| shares.iter().zip(values).map(|(s, v)| s * f64::from(v[i])).sum::<f64>();
+    (0..values.first().map_or(0, |v| v.len())).map(|i| mean(i) as f32).collect()
 }
 
 /// Spherical interpolation (Shoemake 1985) of any number of models, tensor by tensor.
@@ -36,17 +38,20 @@ pub fn linear(models: &[&Weights], weights: &[f32]) -> Result<Weights> {
 pub fn slerp(models: &[&Weights], weights: &[f32]) -> Result<Weights> {
     check_models(models)?;
     let shares = shares(models.len(), weights)?;
-    Ok(build(models[0], |key, m| {
-        let mut merged: Vec<f64> = vec![0.0; m.data.len()];
-        let mut total = 0.0;
-        for (share, values) in shares.iter().zip(slices(models, key)) {
-            total += share;
-            if *share > 0.0 {
-                slerp_into(&mut merged, values, share / total);
-            }
+    Ok(build(models[0], |key, _| slerp_slices(&slices(models, key), &shares)))
+}
+
+/// [`slerp`] of one tensor, with shares that sum to 1. All slices have the length of the first.
+pub fn slerp_slices(values: &[&[f32]], shares: &[f64]) -> Vec<f32> {
+    let mut merged: Vec<f64> = vec![0.0; values.first().map_or(0, |v| v.len())];
+    let mut total = 0.0;
+    for (share, values) in shares.iter().zip(values) {
+        total += share;
+        if *share > 0.0 {
+            slerp_into(&mut merged, values, share / total);
         }
-        merged.iter().map(|&v| v as f32).collect()
-    }))
+    }
+    merged.iter().map(|&v| v as f32).collect()
 }
 
 /// `a ← slerp(a, b, t)`.

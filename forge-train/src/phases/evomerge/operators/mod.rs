@@ -14,9 +14,13 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::weights::{Key, Matrix, Weights};
 
-pub use delta::{Dare, Ties, dare, task_arithmetic, ties};
-pub use interpolate::{linear, slerp};
-pub use select::{Pattern, best_donors, dfs, franken};
+pub(crate) use delta::check_density;
+pub use delta::{
+    Dare, DeltaSum, Rescale, Ties, dare, dare_slices, drop_entries, merge_deltas, task_arithmetic, ties,
+    ties_slices, trim,
+};
+pub use interpolate::{linear, linear_slices, slerp, slerp_slices};
+pub use select::{Pattern, best_donors, dfs, dfs_slices, franken};
 
 /// Builds a model tensor by tensor, in parallel; `make` gets the key and the template's matrix and returns as
 /// many values.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::interpolate::linear_slices;
 use super::{build, check_models, shares, slices};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
@@ -99,13 +100,13 @@ pub fn dfs(base: &Weights, donors: &[&Weights], prior: &[f32]) -> Result<Weights
     let all: Vec<&Weights> = std::iter::once(base).chain(donors.iter().copied()).collect();
     check_models(&all)?;
     let prior = shares(donors.len(), prior)?;
-    Ok(build(base, |key, origin| {
-        let values = slices(donors, key);
-        let variances: Vec<f64> = values.iter().map(|v| delta_variance(v, &origin.data)).collect();
-        let shares = inverse_variance(&variances, &prior);
-        let mean = |i: usize| shares.iter().zip(&values).map(|(s, v)| s * f64::from(v[i])).sum::<f64>();
-        (0..origin.data.len()).map(|i| mean(i) as f32).collect()
-    }))
+    Ok(build(base, |key, origin| dfs_slices(&origin.data, &slices(donors, key), &prior)))
+}
+
+/// [`dfs`] of one tensor, with a prior that sums to 1. All slices have the length of `base`.
+pub fn dfs_slices(base: &[f32], values: &[&[f32]], prior: &[f64]) -> Vec<f32> {
+    let variances: Vec<f64> = values.iter().map(|v| delta_variance(v, base)).collect();
+    linear_slices(values, &inverse_variance(&variances, prior))
 }
 
 /// Population variance of the entries of `values − base`.
