@@ -41,7 +41,7 @@ fn every_form_is_read() {
     assert_eq!(examples[1].system.as_deref(), Some(crate::data::TOOL_SYSTEM));
     assert_eq!(examples[2].prompt, "q\n(a) x\n(b) y");
     assert_eq!(examples[2].answer(), Some("b"));
-    let reasoned = Completion::Reasoned { thought: "a = 1".into(), answer: "1".into() };
+    let reasoned = Completion::Reasoned { thought: "<step> a = 1".into(), answer: "1".into() };
     assert_eq!(examples[3].completion, reasoned);
     assert_eq!(examples[4].system.as_deref(), Some("s"));
 }

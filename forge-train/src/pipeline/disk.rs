@@ -39,7 +39,14 @@ pub fn phase_checkpoint_bytes(phase: PhaseId, config: &Config, model: &ModelConf
     let stages = stages(phase, config);
     let sizes = stages.iter().map(|stage| (checkpoint_bytes(model, stage.train), stage.count));
     let kept: u64 = sizes.clone().map(|(bytes, count)| count * KEEP as u64 * bytes).sum();
-    kept + sizes.map(|(bytes, _)| bytes).max().unwrap_or(0)
+    kept + sizes.map(|(bytes, _)| bytes).max().unwrap_or(0) + mixing_bytes(phase, model)
+}
+
+/// What the mixing head of phase 3 adds to its checkpoints: three layers of the model's width with two moments each.
+fn mixing_bytes(phase: PhaseId, model: &ModelConfig) -> u64 {
+    let dim = u64::from(model.dim);
+    let head = 3 * 4 * (3 * dim * dim + 3 * dim + 1);
+    if phase == PhaseId::QuietStar { (KEEP as u64 + 1) * head } else { 0 }
 }
 
 /// Bytes of a whole session at most: what all phases hand on, and the checkpoints of the largest phase.
@@ -107,6 +114,7 @@ mod tests {
         assert!(session_bytes(&config, &model) > plain);
         config.phase1.trunk.ema = 0.0;
         config.phase1.trunk.muon_lr = 1e-3;
+        config.phase3.bake.muon_lr = 1e-3;
         assert!(session_bytes(&config, &model) < plain);
     }
 }

@@ -11,7 +11,7 @@ fn the_vocabulary_has_the_stated_order_and_size() {
     let t = tokenizer();
     assert_eq!(t.vocab(), 512);
     assert_eq!((t.control("<pad>"), t.control("</think>")), (0, 6));
-    assert_eq!(t.tool("add_event"), Some(7), "tools follow the controls, by name");
+    assert_eq!(t.tool("add_event"), Some(13), "tools follow the controls, by name");
     assert_eq!(t.tool("room"), None);
     assert!(t.slot("artist").unwrap() > t.tool("set_timer").unwrap());
     assert_eq!(Tokenizer::from_bytes(t.table()).unwrap(), t);
@@ -64,8 +64,8 @@ fn a_character_is_a_token_and_the_table_holds_no_other() {
     assert_eq!(t.decode(&ids), text);
     assert_eq!(Tokenizer::from_bytes(t.table()).unwrap(), t);
     let ascii = of_kind(TokenizerKind::Char, "hello, world\n");
-    assert_eq!(ascii.vocab(), 8 + 10, "seven controls, the unknown and ten characters");
-    assert_eq!((ascii.control("<pad>"), ascii.control("</think>"), ascii.control("<unk>")), (0, 6, 7));
+    assert_eq!(ascii.vocab(), 14 + 10, "thirteen controls, the unknown and ten characters");
+    assert_eq!((ascii.control("<pad>"), ascii.control("</think>"), ascii.control("<unk>")), (0, 6, 13));
 }
 
 #[test]
@@ -87,8 +87,8 @@ fn no_characters_make_no_tokenizer() {
 #[test]
 fn a_byte_is_a_token() {
     let t = of_kind(TokenizerKind::Byte, "whatever");
-    assert_eq!(t.vocab(), 7 + 256);
-    let ids: Vec<u16> = "né".bytes().map(|b| 7 + u16::from(b)).collect();
+    assert_eq!(t.vocab(), 13 + 256);
+    let ids: Vec<u16> = "né".bytes().map(|b| 13 + u16::from(b)).collect();
     assert_eq!(t.encode("né"), ids);
     assert_eq!(t.decode(&ids), "né");
 }

@@ -2,8 +2,9 @@
 //!
 //! A three-layer ReLU network maps the two states `[h_base; h_thought]` that predict a token, without and with the
 //! thought, to a weight `w`; the prediction's logits are `base + w (thought − base)`. The last layer starts at zero,
-//! so training starts from the model that does not think, and thoughts gain influence as far as they help. The head
-//! is a device of training: at run time a thought stands in the context, and the prediction behind it is used.
+//! so training starts from the model that does not think, and thoughts gain influence as far as they help. The weight is
+//! held in [0, 1]: beyond 1 a thought would be trusted more than the device trusts it. The head is a device of training:
+//! at run time a thought stands in the context, and the prediction behind it is used.
 
 use candle_core::{Device, Tensor, Var};
 use candle_nn::ops::softmax;
@@ -78,7 +79,8 @@ impl MixingHead {
     /// # Errors
     /// If the pairs have another width.
     pub(super) fn weights(&self, pairs: &Tensor) -> Result<Vec<f32>> {
-        Ok(Self::run(&self.variables()?, pairs)?.to_vec1::<f32>()?)
+        let raw = Self::run(&self.variables()?, pairs)?.to_vec1::<f32>()?;
+        Ok(raw.into_iter().map(|w| w.clamp(0.0, 1.0)).collect())
     }
 
     /// A step of Adam along `slopes`, the derivatives of the loss by each weight.
@@ -87,8 +89,14 @@ impl MixingHead {
     /// If pairs and slopes differ in number.
     pub(super) fn learn(&mut self, pairs: &Tensor, slopes: &[f32]) -> Result<()> {
         let variables = self.variables()?;
-        let slopes = Tensor::from_slice(slopes, slopes.len(), &Device::Cpu)?;
-        let grads = (Self::run(&variables, pairs)? * slopes)?.sum_all()?.backward()?;
+        let raw = Self::run(&variables, pairs)?;
+        // At a bound only the way back counts; a slope that leads further out teaches nothing.
+        let outward = |w: f32, slope: f32| (w <= 0.0 && slope > 0.0) || (w >= 1.0 && slope < 0.0);
+        let held: Vec<f32> = (raw.to_vec1::<f32>()?.into_iter().zip(slopes))
+            .map(|(w, slope)| if outward(w, *slope) { 0.0 } else { *slope })
+            .collect();
+        let held = Tensor::from_slice(&held, held.len(), &Device::Cpu)?;
+        let grads = (raw * held)?.sum_all()?.backward()?;
         let mut gradient = Vec::with_capacity(self.params.len());
         for var in &variables {
             match grads.get(var) {
@@ -207,7 +215,7 @@ mod tests {
             head.weights(&pairs).unwrap().iter().sum::<f32>() / 16.0
         };
         let (helped, misled) = (influence(&helpful), influence(&misleading));
-        assert!(helped > 0.5 && misled < 0.0, "{helped} {misled}");
+        assert!(helped > 0.5 && misled == 0.0, "{helped} {misled}");
     }
 
     #[test]
