@@ -81,7 +81,8 @@ impl Config {
         c.data.max_len = 256;
         c.phase1.trunk.steps = 4000;
         c.phase1.branch.steps = 400;
-        c.phase3.bake.steps = 400;
+        // Enough for thoughts to beat their controls (docs/results.md, "Thoughts at `tiny`").
+        c.phase3.bake = TrainConfig::adamw(1600, c.phase3.bake.batch_tokens, 3e-3);
         c.phase5.train.steps = 4000;
         c.phase6.train.steps = 400;
         c.phase7.train.steps = 1000;
@@ -116,6 +117,7 @@ impl Config {
         }
         c.phase1.trunk.steps = 5000;
         c.phase1.branch.steps = 500;
+        c.phase3.bake = TrainConfig::adamw(400, c.phase3.bake.batch_tokens, 1e-3);
         c.phase5.train.steps = 5000;
         c.phase7.train.steps = 500;
         c.phase4.min_ratio = 8.0;
