@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::lab::{Judged, Lab};
-use super::{figures, print};
+use super::{Runs, figures, print};
 
 /// Options of `compare halting`.
 #[derive(Debug, Args)]
@@ -16,18 +16,8 @@ pub(crate) struct Options {
     /// Most recursions
     #[arg(long, value_delimiter = ',', default_value = "2,3")]
     recursions: Vec<u32>,
-    /// Seeds of data, parameters and order
-    #[arg(long, value_delimiter = ',', default_value = "1,2,3")]
-    seeds: Vec<u64>,
-    /// Settings of the preset nano, as of `forge-train --set`
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// Where training computes
-    #[arg(long, default_value = "cpu")]
-    device: String,
-    /// Print a JSON document a row instead of a table
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    runs: Runs,
 }
 
 /// One run.
@@ -49,8 +39,8 @@ struct Row {
 /// When an option is wrong or a run fails.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut rows = Vec::new();
-    for seed in &options.seeds {
-        let lab = Lab::new(&options.set, *seed, &options.device)?;
+    for seed in &options.runs.seeds {
+        let lab = Lab::new(&options.runs.set, *seed, &options.runs.device)?;
         let (trunk, branch) = (&lab.config.phase1.trunk, &lab.config.phase1.branch);
         for recursion in &options.recursions {
             for halting in [true, false] {
@@ -83,7 +73,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "frames",
         "answers",
     ];
-    print(&rows, options.json, &heading, cells)
+    print(&rows, options.runs.json, &heading, cells)
 }
 
 fn cells(row: &Row) -> Vec<String> {

@@ -6,7 +6,7 @@ use forge_train::config::LengthStage;
 use serde::Serialize;
 
 use super::lab::{Judged, Lab};
-use super::print;
+use super::{Runs, print};
 
 /// Options of `compare lengths`.
 #[derive(Debug, Args)]
@@ -14,18 +14,8 @@ pub(crate) struct Options {
     /// Shares of the steps at which a quarter and a half of the longest length end, one curriculum a value
     #[arg(long, value_delimiter = ',', default_value = "0.15:0.3,0.25:0.5")]
     curricula: Vec<String>,
-    /// Seeds of data, parameters and order
-    #[arg(long, value_delimiter = ',', default_value = "1,2,3")]
-    seeds: Vec<u64>,
-    /// Settings of the preset nano, as of `forge-train --set`
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// Where training computes
-    #[arg(long, default_value = "cpu")]
-    device: String,
-    /// Print a JSON document a row instead of a table
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    runs: Runs,
 }
 
 /// One run.
@@ -52,8 +42,8 @@ fn curriculum(shares: &str, longest: usize) -> Result<Vec<LengthStage>> {
 /// When an option is wrong or a run fails.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut rows = Vec::new();
-    for seed in &options.seeds {
-        let mut lab = Lab::new(&options.set, *seed, &options.device)?;
+    for seed in &options.runs.seeds {
+        let mut lab = Lab::new(&options.runs.set, *seed, &options.runs.device)?;
         let longest = lab.config.data.max_len;
         let start = lab.start(|_| ());
         let train = lab.config.phase1.trunk.clone();
@@ -75,7 +65,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     }
     let heading = ["curriculum", "seed", "steps", "seconds", "bits per byte", "frames", "answers"];
-    print(&rows, options.json, &heading, |row| {
+    print(&rows, options.runs.json, &heading, |row| {
         vec![
             row.curriculum.clone(),
             row.seed.to_string(),

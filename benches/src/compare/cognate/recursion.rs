@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::hops::{self, Hops};
 use super::lab::{Bench, Judged, Lab, file};
-use super::{figures, print};
+use super::{Runs, figures, print};
 
 /// Options of `compare recursion`.
 #[derive(Debug, Args)]
@@ -42,18 +42,8 @@ pub(crate) struct Options {
     /// Peak learning rate on hops
     #[arg(long, default_value_t = 2e-3)]
     hops_rate: f32,
-    /// Seeds of data, parameters and order
-    #[arg(long, value_delimiter = ',', default_value = "1,2,3")]
-    seeds: Vec<u64>,
-    /// Settings of the preset nano, as of `forge-train --set`
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// Where training computes
-    #[arg(long, default_value = "cpu")]
-    device: String,
-    /// Print a JSON document a row instead of a table
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    runs: Runs,
 }
 
 /// One run.
@@ -101,7 +91,7 @@ impl Options {
     }
 
     fn builtin(&self, name: &str, seed: u64) -> Result<Row> {
-        let lab = Lab::new(&self.set, seed, &self.device)?;
+        let lab = Lab::new(&self.runs.set, seed, &self.runs.device)?;
         let Contestant { layers, recursion, longer } = self.contestant(name, lab.config.model.layers)?;
         let steps = self.steps * longer;
         let defaults = &lab.config.phase1.trunk;
@@ -137,7 +127,7 @@ impl Options {
         let supervision = Supervision { recursions: vec![0.5, 1.0], halt_weight: 0.0, halt_margin: 0.0 };
         let objective = LanguageModel::supervised(Arc::new(task.clone()), supervision);
         let start = Weights::init(&hops::model(layers, recursion, tokenizer.vocab()), seed);
-        let trained = Bench::new(&self.device)?.train("hops", &train, &start, objective)?;
+        let trained = Bench::new(&self.runs.device)?.train("hops", &train, &start, objective)?;
         let file = file(&trained.weights, &tokenizer, seed)?;
         Ok(Row {
             task: "hops",
@@ -163,7 +153,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut rows = Vec::new();
     for task in &options.tasks {
         for name in options.contestants.iter().filter(|name| task != "builtin" || *name != "deep") {
-            for seed in &options.seeds {
+            for seed in &options.runs.seeds {
                 let row = match task.as_str() {
                     "builtin" => options.builtin(name, *seed)?,
                     "hops" => options.hops(name, *seed)?,
@@ -176,7 +166,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let heading =
         ["task", "contestant", "blocks × times", "parameters", "bytes", "steps", "seed", "seconds", "result"];
-    print(&rows, options.json, &heading, cells)
+    print(&rows, options.runs.json, &heading, cells)
 }
 
 fn cells(row: &Row) -> Vec<String> {
