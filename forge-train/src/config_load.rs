@@ -66,6 +66,7 @@ fn optimizer(file: Option<&Table>, set: &[String]) -> Result<Option<OptimizerPre
 fn checked(config: Config) -> Result<Config> {
     config.check()?;
     config.phase2.search.validate()?;
+    config.phase3.validate()?;
     let weight = config.phase2.accuracy_weight;
     if !(weight.is_finite() && weight >= 0.0) {
         return Err(usage(

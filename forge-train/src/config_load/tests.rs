@@ -193,3 +193,19 @@ fn a_search_that_cannot_work_is_refused_before_anything_runs() {
     let cmaes = set(&["phase2.search.strategy=cmaes"]).unwrap();
     assert_eq!(cmaes.phase2.search.strategy, crate::phases::evomerge::Strategy::Cmaes);
 }
+
+#[test]
+fn thoughts_that_cannot_be_learned_are_refused_before_anything_runs() {
+    assert_eq!(set(&["phase3.shares=[1, 0, 0]"]).unwrap().phase3.shares, [1.0, 0.0, 0.0]);
+    for (bad, named) in [
+        ("phase3.shares=[0, 0, 0]", "phase3.shares"),
+        ("phase3.shares=[1, -0.1, 0]", "phase3.shares"),
+        ("phase3.prompts=0", "phase3.prompts"),
+        ("phase3.thoughts=0", "phase3.thoughts"),
+        ("phase3.temperature=0", "phase3.temperature"),
+        ("phase3.kl=-1", "phase3.kl"),
+    ] {
+        let (what, _) = complaint(set(&[bad]));
+        assert!(what.contains(named), "{bad}: {what}");
+    }
+}

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::TrainConfig;
+use crate::error::{Error, Result};
 
 /// Phase 3.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -10,6 +11,9 @@ use crate::config::TrainConfig;
 pub struct QuietStarConfig {
     /// Supervised training on reasoning traces.
     pub bake: TrainConfig,
+    /// Shares of worked problems, of dialogue and prose, and of commands while traces are learned.
+    #[serde(default = "shares")]
+    pub shares: [f32; 3],
     /// Policy-gradient training on sampled thoughts.
     pub reinforce: TrainConfig,
     /// Prompts sampled from in each policy-gradient step.
@@ -36,6 +40,10 @@ pub struct QuietStarConfig {
     pub mixing_lr: f32,
 }
 
+fn shares() -> [f32; 3] {
+    [0.5, 0.15, 0.35]
+}
+
 fn ahead() -> usize {
     8
 }
@@ -57,6 +65,7 @@ impl QuietStarConfig {
     pub fn of(bake: TrainConfig, reinforce: TrainConfig) -> Self {
         Self {
             bake,
+            shares: shares(),
             reinforce,
             prompts: 16,
             thoughts: 4,
@@ -67,6 +76,38 @@ impl QuietStarConfig {
             kl: kl(),
             entropy: entropy(),
             mixing_lr: mixing_lr(),
+        }
+    }
+
+    /// Checks the numbers of the phase's own.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the first one out of range.
+    pub fn validate(&self) -> Result<()> {
+        let size = |v: f32| v.is_finite() && v >= 0.0;
+        let checks = [
+            (
+                self.shares.iter().all(|s| size(*s)) && self.shares.iter().any(|s| *s > 0.0),
+                "shares must not be negative, and not all 0",
+                "[0.5, 0.15, 0.35] is half worked problems",
+            ),
+            (self.prompts >= 1, "prompts must be at least 1", "16 is the default"),
+            (self.thoughts >= 1, "thoughts must be at least 1", "4 is the default"),
+            (self.temperature > 0.0, "temperature must be above 0", "1.0 samples as the model does"),
+            (
+                size(self.policy_weight),
+                "policy_weight must not be negative",
+                "0 trains by the true tokens alone",
+            ),
+            (size(self.kl), "kl must not be negative", "0 lets the model go where it will"),
+            (self.entropy.is_finite(), "entropy must be finite", "0.01 is the default"),
+            (size(self.mixing_lr), "mixing_lr must not be negative", "0 leaves the mixing head as it is"),
+        ];
+        match checks.iter().find(|(ok, _, _)| !ok) {
+            Some((_, what, hint)) => {
+                Err(Error::Usage { what: format!("phase3.{what}"), hint: (*hint).to_owned() })
+            }
+            None => Ok(()),
         }
     }
 }

@@ -15,9 +15,6 @@ use crate::rng::Rng;
 use crate::tokenizer::{MARKERS, Tokenizer};
 use crate::weights::Weights;
 
-/// Shares of reasoning, memory and command data while traces are learned.
-const SHARES: [f32; 3] = [0.5, 0.15, 0.35];
-
 /// Gives the markers of thoughts an embedding to start from: that of `<sep>`, slightly perturbed so that they can part.
 pub(super) fn add_rows(weights: &mut Weights, tokenizer: &Tokenizer, seed: u64) {
     let sep = weights.get(Role::Embedding, 0).row(usize::from(tokenizer.control("<sep>"))).to_vec();
@@ -60,8 +57,8 @@ impl Control {
 /// Learns the traces.
 pub(super) fn bake(ctx: &PhaseContext<'_>, start: &Weights) -> Result<Weights> {
     let encoding = encoding(&ctx.data.tokenizer, ctx.config.data.prompt_weight, true);
-    let sequences =
-        Domains::new(&ctx.data.dataset, &ctx.data.dataset.train, encoding)?.mix(SHARES, ctx.seed, "bake");
+    let domains = Domains::new(&ctx.data.dataset, &ctx.data.dataset.train, encoding)?;
+    let sequences = domains.mix(ctx.config.phase3.shares, ctx.seed, "bake");
     supervise(ctx, "bake", start, sequences, &ctx.config.phase3.bake)
 }
 
@@ -76,7 +73,8 @@ pub(super) fn control(ctx: &PhaseContext<'_>, start: &Weights, control: Control)
         false => plain(example),
     };
     let domains = Domains::new(&ctx.data.dataset, &ctx.data.dataset.train, paused)?;
-    supervise(ctx, control.name(), start, domains.mix(SHARES, ctx.seed, "bake"), &config)
+    let sequences = domains.mix(ctx.config.phase3.shares, ctx.seed, "bake");
+    supervise(ctx, control.name(), start, sequences, &config)
 }
 
 fn supervise(
