@@ -14,6 +14,11 @@ impl Ids {
         }
     }
 
+    /// Takes in all of `other`.
+    pub(super) fn join(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(word, more)| *word |= more);
+    }
+
     pub(super) fn contains(&self, id: u16) -> bool {
         self.0.get(usize::from(id / 64)).is_some_and(|word| word >> (id % 64) & 1 == 1)
     }
@@ -43,5 +48,9 @@ mod tests {
         assert!(ids.iter().eq([0, 63, 64, 500, 1023]), "1024 is no special token");
         assert!(ids.contains(63) && !ids.contains(62) && !ids.contains(1024));
         assert_eq!(Ids::default().iter().count(), 0);
+        let mut both = Ids::default();
+        both.insert(7);
+        both.join(&ids);
+        assert!(both.iter().eq([0, 7, 63, 64, 500, 1023]));
     }
 }

@@ -8,6 +8,9 @@
 //!   required ones, no slot twice that is not repeatable, and values of their slots' kinds; or, in [`Mode::Any`], a text;
 //! - is whole UTF-8, in every value and in a text.
 //!
+//! A thought in front of a text may hold the markers of reasoning, which are the control tokens beside those that
+//! structure a sequence; a marker stands between whole characters.
+//!
 //! What is allowed is decided by bytes, so that a value may be cut into tokens in any way, with the one space in front
 //! that completions are trained with or without it. Only where all strings that still fit go on with the same token
 //! does that one alone remain. A token that alone is allowed is *forced*: it needs no logits.
@@ -36,6 +39,9 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
 
+/// The control tokens that structure a sequence. The others are markers of reasoning.
+const STRUCTURE: [&str; 7] = ["<pad>", "<bos>", "<eos>", "<sys>", "<sep>", "<think>", "</think>"];
+
 /// What a completion may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -56,6 +62,8 @@ pub struct Constraint<'a> {
     end: u16,
     think: Option<u16>,
     answer: Option<u16>,
+    /// The markers of reasoning.
+    markers: Ids,
     state: State<'a>,
     /// Tokens that may still be written.
     left: u32,
@@ -111,6 +119,7 @@ impl<'a> Constraint<'a> {
             end: tokenizer.control("<eos>")?,
             think: control("<think>"),
             answer: control("</think>"),
+            markers: markers(&tokenizer),
             state: State::Start,
             left: budget,
             open: Ids::default(),
@@ -164,6 +173,7 @@ impl<'a> Constraint<'a> {
     /// takes at most 3 tokens. Changes nothing outside a thought.
     pub(crate) fn hurry(&mut self) {
         self.hurried = true;
+        self.open = self.special();
     }
 
     /// Whether a token may come next.
@@ -226,6 +236,16 @@ impl<'a> Constraint<'a> {
         let possible = ordinary.filter(move |id| starts.admits(&self.tokenizer, *id));
         self.open.iter().chain(possible.filter(|id| self.allows(*id)))
     }
+}
+
+/// The control tokens of a tokenizer that a thought may hold.
+fn markers(tokenizer: &Tokenizer<'_>) -> Ids {
+    let mut markers = Ids::default();
+    let specials = (0..).zip(tokenizer.table().specials());
+    let of_thoughts = specials
+        .filter(|(_, (kind, name))| *kind == SpecialKind::Control && !STRUCTURE.contains(name));
+    of_thoughts.for_each(|(id, _)| markers.insert(id));
+    markers
 }
 
 /// See [`Constraint::minimum`].

@@ -56,6 +56,7 @@ impl<'a> Constraint<'a> {
         if token < self.tokenizer.table().special_count() {
             return match &self.state {
                 State::Call(call) => call.begin(token, &self.tokenizer).map(State::Call),
+                State::Text(text) if self.markers.contains(token) => text.marked().map(State::Text),
                 State::Text(text) => text.answer().map(State::Text),
                 State::Start if Some(token) == self.think => Some(State::Text(Text::thought())),
                 State::Start => {
@@ -92,7 +93,7 @@ impl<'a> Constraint<'a> {
     }
 
     /// The special tokens that may come next.
-    fn special(&self) -> Ids {
+    pub(super) fn special(&self) -> Ids {
         let mut open = Ids::default();
         if self.text().is_some_and(Text::complete) {
             open.insert(self.end);
@@ -108,6 +109,10 @@ impl<'a> Constraint<'a> {
             State::Text(text) => {
                 let answer = self.answer.filter(|_| text.answer().is_some() && self.left > 0);
                 answer.into_iter().for_each(|id| open.insert(id));
+                // Behind a marker there must be room for `</think>`.
+                if text.marked().is_some() && self.left > 1 && !self.hurried {
+                    open.join(&self.markers);
+                }
             }
             State::Call(call) => {
                 if call.complete() {

@@ -22,6 +22,11 @@ impl Text {
         (self.thinks && self.at.missing() == 0).then_some(Self::default())
     }
 
+    /// After a marker of reasoning; `None` where it cannot stand.
+    pub(super) fn marked(self) -> Option<Self> {
+        (self.thinks && self.at.missing() == 0).then_some(self)
+    }
+
     /// After the bytes of a token; `None` where no text goes on like this.
     pub(super) fn after(self, bytes: &[u8]) -> Option<Self> {
         Some(Self { at: self.at.after(bytes)?, ..self })

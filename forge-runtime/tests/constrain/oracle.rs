@@ -5,6 +5,8 @@ use forge_formats::tools::{Slot, Tool, ToolTable, Value};
 use forge_runtime::Tokenizer;
 use forge_runtime::call::Call;
 
+use crate::worlds::MARKERS;
+
 /// Checks a completion, without its `<eos>`, as a call of one of the tools.
 pub(crate) fn call(tokenizer: Tokenizer<'_>, tools: ToolTable<'_>, ids: &[u16]) -> Result<(), &'static str> {
     let call = Call::parse(tokenizer, ids).ok_or("does not parse")?;
@@ -33,13 +35,15 @@ pub(crate) fn call(tokenizer: Tokenizer<'_>, tools: ToolTable<'_>, ids: &[u16]) 
     Ok(())
 }
 
-/// Checks a completion, without its `<eos>`, as a text with or without a thought.
+/// Checks a completion, without its `<eos>`, as a text with or without a thought, whose markers are [`MARKERS`] and
+/// cut no character.
 pub(crate) fn text(tokenizer: Tokenizer<'_>, ids: &[u16]) -> Result<(), &'static str> {
     let control = |name| tokenizer.control(name).unwrap();
     let segments: Vec<&[u16]> = match ids.split_first() {
         Some((first, rest)) if *first == control("<think>") => {
             let at = rest.iter().position(|id| *id == control("</think>")).ok_or("a thought does not end")?;
-            vec![&rest[..at], &rest[at + 1..]]
+            let marker = |id: &u16| tokenizer.special_at(*id).is_some_and(|(_, name)| MARKERS.contains(&name));
+            rest[..at].split(marker).chain([&rest[at + 1..]]).collect()
         }
         _ => vec![ids],
     };
@@ -126,6 +130,9 @@ mod tests {
         let said = |line: &str| text(tokenizer, &ids(tokenizer, line));
         assert_eq!((said(""), said(" é"), said("<think> a</think> b")), (Ok(()), Ok(()), Ok(())));
         assert_eq!(said("<think> a"), Err("a thought does not end"));
+        assert_eq!(said("<think><step> a<doubt><step> é</think> b"), Ok(()));
+        assert_eq!(said("<think> a</think> b<step>"), Err("a special token in a text"));
+        assert_eq!(said("<think><sep> a</think> b"), Err("a special token in a text"));
         assert_eq!(said("a<s0>"), Err("a special token in a text"));
         assert_eq!(said("a\\e2\\82"), Err("a text is not UTF-8"));
     }

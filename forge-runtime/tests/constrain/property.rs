@@ -130,6 +130,28 @@ fn allowed_masked_and_forced_tokens_agree() {
     assert!(forced.into_inner() > COMPLETIONS / EACH, "tokens are forced");
 }
 
+/// A model that reasons in marked steps is not changed either, and no marker stands where none belongs: outside of a
+/// thought, within a character, where only `</think>` has room.
+#[test]
+fn markers_stand_in_thoughts_alone() {
+    let world = World::of(&[&[]], &[]);
+    let tokenizer = world.tokenizer();
+    let control = |name| tokenizer.control(name).unwrap();
+    let [think, step, doubt, close] = ["<think>", "<step>", "<doubt>", "</think>"].map(control);
+    let byte = |byte| tokenizer.table().byte_id(byte);
+    let free = Constraint::with_tools(tokenizer, world.tools(), Mode::Any, 9).unwrap();
+    let marked = |written: &[u16]| {
+        let mut constraint = free.clone();
+        written.iter().for_each(|id| constraint.advance(*id).unwrap());
+        assert_eq!(constraint.allows(step), constraint.allows(doubt));
+        constraint.allows(step)
+    };
+    let [c3, a9, x] = [0xc3, 0xa9, b'x'].map(byte);
+    assert!(marked(&[think]) && marked(&[think, step, doubt, x]) && marked(&[think, step, c3, a9]));
+    assert!(!marked(&[]) && !marked(&[x]) && !marked(&[think, c3]) && !marked(&[think, step, close]));
+    assert!(marked(&[think, x, x, x, x, x, x]) && !marked(&[think, x, x, x, x, x, x, x]), "of 9 tokens");
+}
+
 /// A model that writes calls as they are trained is not changed: no token of a right call is refused, and a forced
 /// token is the one it would write.
 #[test]

@@ -14,6 +14,9 @@ pub(crate) struct World {
     tools: Option<Vec<u8>>,
 }
 
+/// Markers of reasoning.
+pub(crate) const MARKERS: [&str; 2] = ["<step>", "<doubt>"];
+
 /// What values, and so merges, are made of.
 const PARTS: [&str; 16] =
     [" ", "a", "b", "ab", "kit", "chen", "é", "€", "🦀", "1", "20", "-", ".", "0", "\n", "the "];
@@ -83,7 +86,7 @@ impl World {
 
 /// The controls, tools and slots of a tokenizer.
 fn specials(tools: u16, slots: u16) -> Vec<(SpecialKind, String)> {
-    let controls = CONTROLS.iter().map(|name| (SpecialKind::Control, name.to_string()));
+    let controls = CONTROLS.iter().chain(&MARKERS).map(|name| (SpecialKind::Control, name.to_string()));
     let tools = (0..tools).map(|at| (SpecialKind::Tool, format!("t{at}")));
     controls.chain(tools).chain((0..slots).map(|at| (SpecialKind::Slot, format!("s{at}")))).collect()
 }
