@@ -42,6 +42,8 @@ impl Phase for EvoMerge {
         // A branch's halting threshold is its own; what they become halts as the model is set to.
         branches.iter_mut().for_each(|b| b.config.halt_threshold = trunk.config.halt_threshold);
         let (search_set, holdout) = split(common::held_out(ctx, Prompting::With));
+        // What phase 1 took in the same process is not this phase's.
+        device::reset_peak_memory(ctx.device)?;
         let mut fitness = Fitness::new(ctx, &search_set);
         let founders = Founders { base: &trunk, originals: &branches.iter().collect::<Vec<_>>() };
         let settings = &ctx.config.phase2.search;
