@@ -265,5 +265,35 @@ fn attention(floats: &Floats, noise: &mut Noise, d: usize, query: Option<Vec<f32
     let head = HeadInt8 { keys: &keys, values: &values, key_units, value_units, len, first };
     (floats.attend_int8)(&head, &query, 0.3, &mut scratch, &mut out);
     results.extend(out);
+    results.extend(hybrid_attention(floats, noise, d));
+    results
+}
+
+/// Both kinds of attention over two rings, the first of which has wrapped.
+fn hybrid_attention(floats: &Floats, noise: &mut Noise, d: usize) -> Vec<f32> {
+    let [far, near] = [1 + noise.below(20), 1 + noise.below(40)];
+    let firsts = [noise.below(far), 0];
+    let mut numbers = |n: usize| -> Vec<f32> { (0..n).map(|_| noise.uniform() * 2.0).collect() };
+    let rings = [far, near].map(|len| {
+        let slots = len.next_multiple_of(PANEL_ROWS);
+        (len, numbers(slots * d), numbers(len * d), numbers(len))
+    });
+    let query = numbers(d);
+    let mut scratch = alloc::vec![f32::NAN; 2 * (far + near).next_multiple_of(PANEL_ROWS)];
+    let mut out = alloc::vec![f32::NAN; d];
+    let ring = |i: usize| {
+        let (len, keys, values, _) = &rings[i];
+        HeadF32 { keys, values, len: *len, first: firsts[i] }
+    };
+    (floats.attend_hybrid)(&[ring(0), ring(1)], &query, 0.3, &mut scratch, &mut out);
+    let mut results = out.clone();
+    let integers = |x: &[f32]| -> Vec<i8> { x.iter().map(|x| (x * 63.0) as i8).collect() };
+    let bytes = rings.each_ref().map(|(len, keys, values, _)| (integers(&keys[..len * d]), integers(values)));
+    let ring = |i: usize| {
+        let ((len, .., units), (keys, values)) = (&rings[i], &bytes[i]);
+        HeadInt8 { keys, values, key_units: units, value_units: units, len: *len, first: firsts[i] }
+    };
+    (floats.attend_hybrid_int8)(&[ring(0), ring(1)], &query, 0.3, &mut scratch, &mut out);
+    results.extend(out);
     results
 }

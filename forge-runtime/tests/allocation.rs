@@ -4,7 +4,7 @@
 use std::alloc::System;
 
 use forge_formats::codec::encode::Simple;
-use forge_formats::config::{Activation, CacheKind, MemoryKind};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind};
 use forge_formats::tokenizer::MAX_TOKEN;
 use forge_runtime::call::render;
 use forge_runtime::generate::{Generator, prompt};
@@ -44,6 +44,7 @@ fn config() -> ModelConfig {
         mem_layers: 0b10,
         cache: CacheKind::F32,
         memory: MemoryKind::default(),
+        globals: Globals::default(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The memory a session uses is the memory it says, to the byte; a small model's fits a microcontroller.
 
 use forge_formats::codec::encode::Simple;
-use forge_formats::config::{Activation, CacheKind, MemoryKind};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind};
 use forge_runtime::testing::random_model;
 use forge_runtime::{Batch, Error, Model, ModelConfig, Options, Session, Workspace};
 
@@ -29,6 +29,7 @@ fn assistant(cache: CacheKind) -> ModelConfig {
         mem_layers: 0,
         cache,
         memory: MemoryKind::Ema,
+        globals: Globals::default(),
     }
 }
 

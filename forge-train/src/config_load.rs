@@ -65,6 +65,7 @@ fn optimizer(file: Option<&Table>, set: &[String]) -> Result<Option<OptimizerPre
 
 fn checked(config: Config) -> Result<Config> {
     config.check()?;
+    config.model.check()?;
     config.phase2.search.validate()?;
     let weight = config.phase2.accuracy_weight;
     if !(weight.is_finite() && weight >= 0.0) {

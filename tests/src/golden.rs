@@ -10,7 +10,7 @@
 use std::path::PathBuf;
 
 use forge_formats::codec::encode::Simple;
-use forge_formats::config::{Activation, CacheKind, MemoryKind};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind};
 use forge_runtime::testing::{Noise, random_model};
 use forge_runtime::{Model, ModelConfig};
 
@@ -94,6 +94,7 @@ fn plain() -> ModelConfig {
         mem_layers: 0,
         cache: CacheKind::default(),
         memory: MemoryKind::default(),
+        globals: Globals::default(),
     }
 }
 

@@ -66,6 +66,8 @@ pub(crate) struct Floats {
     pub(crate) rotate: fn(&mut [f32], &[f32]),
     pub(crate) attend: fn(&HeadF32<'_>, &[f32], f32, &mut [f32], &mut [f32]),
     pub(crate) attend_int8: fn(&HeadInt8<'_>, &[f32], f32, &mut [f32], &mut [f32]),
+    pub(crate) attend_hybrid: fn(&[HeadF32<'_>; 2], &[f32], f32, &mut [f32], &mut [f32]),
+    pub(crate) attend_hybrid_int8: fn(&[HeadInt8<'_>; 2], &[f32], f32, &mut [f32], &mut [f32]),
     pub(crate) store_int8: fn(&[f32], &mut [i8]) -> f32,
     pub(crate) swiglu: fn(&[f32], &[f32], &mut [f32]),
     pub(crate) relu2: fn(&[f32], &[f32], &mut [f32]),

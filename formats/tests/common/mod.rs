@@ -6,7 +6,7 @@ pub mod exercise;
 use forge_formats::codec::bitstream::BitWriter;
 use forge_formats::codec::encode::{Simple, encode};
 use forge_formats::codec::{Codec, HyperParams, SeedLmParams, VptqParams, hyper};
-use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind, ModelConfig};
 use forge_formats::file::File;
 use forge_formats::header::{ALIGN, HEADER_LEN, Header, crc32};
 use forge_formats::manifest::{Content, Head, Section};
@@ -56,6 +56,7 @@ pub fn plain_config() -> ModelConfig {
         mem_layers: 0,
         cache: CacheKind::default(),
         memory: MemoryKind::default(),
+        globals: Globals::default(),
     }
 }
 

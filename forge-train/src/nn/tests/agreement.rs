@@ -84,6 +84,8 @@ fn shapes() -> Vec<ModelConfig> {
         ModelConfig { recursion: 2, window: 64, mem_layers: 0b11, ..base.clone() },
         ModelConfig { mem_layers: 0b11, memory: MemoryKind::Titans, ..base.clone() },
         ModelConfig { mem_dim: 21, memory: MemoryKind::Titans, ..base.clone() },
+        ModelConfig { window: 4, globals: Globals { every: 3, rows: 2 }, ..base.clone() },
+        ModelConfig { window: 3, globals: Globals { every: 2, rows: 20 }, ..base.clone() },
         ModelConfig { halt_threshold: 0.12, ..nano() },
         ModelConfig { recursion: 3, halting: true, halt_threshold: 0.12, ..nano() },
         base,

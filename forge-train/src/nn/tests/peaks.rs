@@ -4,6 +4,7 @@ use forge_formats::role::Role;
 
 use super::*;
 use crate::nn::ForwardOptions;
+use crate::nn::ops::attention::Reach;
 use crate::nn::ops::rope::Rope;
 
 /// One block without memory and recursion, whose queries, keys and values follow from the embedding alone.
@@ -39,7 +40,8 @@ fn expected(config: &ModelConfig, ids: &[u32], cols: usize) -> Vec<f64> {
         .map(|head| {
             let mut peak = f64::NEG_INFINITY;
             for q in 0..cols {
-                for k in (q + 1).saturating_sub(config.window as usize)..=q {
+                let beyond = Reach::of(config).beyond(q);
+                for k in beyond.chain((q + 1).saturating_sub(config.window as usize)..=q) {
                     let key = rotated(k, heads + head / group);
                     let dot: f64 = rotated(q, head).iter().zip(&key).map(|(a, b)| a * b).sum();
                     peak = peak.max(dot / (d as f64).sqrt());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
-use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind, ModelConfig};
 use forge_formats::role::Role;
 
 use super::{Gpu, Report, gpu, noise};
@@ -36,6 +36,7 @@ fn whole() -> ModelConfig {
         mem_layers: 0b10,
         cache: CacheKind::default(),
         memory: MemoryKind::default(),
+        globals: Globals::default(),
     }
 }
 

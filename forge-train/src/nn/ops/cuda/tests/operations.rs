@@ -220,7 +220,8 @@ fn window_attention() {
         ("attention, 4 × 6, one token", 4, 2, 6, 8, 1, 3),
     ] {
         let rope = Arc::new(Rope::new(cols, head_dim, 13.0));
-        let op = Attention { heads, kv_heads, head_dim, window, cols, rope, exact: false };
+        let reach = Reach { window, globals };
+        let op = Attention { heads, kv_heads, head_dim, reach, cols, rope, exact: false };
         let qkv = operand(&[rows * cols, (heads + 2 * kv_heads) * head_dim], Type::Bf16, 5);
         let apply = |[qkv]: [&Tensor; 1]| apply1(op.clone(), qkv);
         compare::<1>(&gpu, &mut report, name, &[qkv], &op, apply, [BF16, 2e-2]);
