@@ -265,12 +265,15 @@ fn attention(floats: &Floats, noise: &mut Noise, d: usize, query: Option<Vec<f32
     let head = HeadInt8 { keys: &keys, values: &values, key_units, value_units, len, first };
     (floats.attend_int8)(&head, &query, 0.3, &mut scratch, &mut out);
     results.extend(out);
-    results.extend(hybrid_attention(floats, noise, d));
     results
 }
 
-/// Both kinds of attention over two rings, the first of which has wrapped.
-fn hybrid_attention(floats: &Floats, noise: &mut Noise, d: usize) -> Vec<f32> {
+/// Both kinds of attention over two rings, the first of which has wrapped, of random sizes and contents; the bits of all
+/// results.
+pub fn hybrid_attention(kernels: &'static Kernels, seed: u64) -> Vec<u32> {
+    let (floats, mut noise) = (&kernels.floats, Noise(seed));
+    // The widths that have code of their own, and others.
+    let d = if noise.below(3) == 0 { 16 << noise.below(4) } else { 2 * (1 + noise.below(40)) };
     let [far, near] = [1 + noise.below(20), 1 + noise.below(40)];
     let firsts = [noise.below(far), 0];
     let mut numbers = |n: usize| -> Vec<f32> { (0..n).map(|_| noise.uniform() * 2.0).collect() };
@@ -295,5 +298,5 @@ fn hybrid_attention(floats: &Floats, noise: &mut Noise, d: usize) -> Vec<f32> {
     };
     (floats.attend_hybrid_int8)(&[ring(0), ring(1)], &query, 0.3, &mut scratch, &mut out);
     results.extend(out);
-    results
+    results.into_iter().map(f32::to_bits).collect()
 }

@@ -50,6 +50,18 @@ fn a_million_parameters_run_in_less_than_200_kilobytes() {
     assert!(Model::parse(&wide).expect("a model").workspace_for(&device) > 400_000, "int8 saves most of it");
 }
 
+/// Global positions reach back 2,048 tokens for the memory of 112 more in the window, not of 1,792.
+#[test]
+fn globals_take_as_many_rows_as_they_are() {
+    let bytes = |window, every| {
+        let globals = Globals::within(2048, every, window);
+        let config = ModelConfig { window, globals, ..assistant(CacheKind::F32) };
+        Model::parse(&random_model(&config, 1, Simple::Ternary2b)).expect("a model").workspace_for(&Options::device())
+    };
+    let row = bytes(272, 0) - bytes(256, 0);
+    assert_eq!(bytes(256, 16) - bytes(256, 0), row / 16 * 112);
+}
+
 /// What lies behind the memory stays as it was, and a byte less is refused.
 #[test]
 fn sessions_use_what_they_say_and_no_byte_more() {
@@ -58,7 +70,8 @@ fn sessions_use_what_they_say_and_no_byte_more() {
         let small = ModelConfig { window: 16, ..assistant(cache) };
         let memory =
             ModelConfig { mem_dim: 24, mem_gate: 8, mem_layers: 0b101, recursion: 2, ..small.clone() };
-        for config in [small, memory] {
+        let globals = ModelConfig { globals: Globals { every: 3, rows: 5 }, ..memory.clone() };
+        for config in [small, memory, globals] {
             let file = random_model(&config, 1, Simple::Ternary2b);
             let model = Model::parse(&file).expect("a model");
             for options in [Options::device(), Options::default(), Options::default().block(7)] {
