@@ -241,7 +241,8 @@ impl CacheShape {
             let (kind, used) = (if far { shape.far } else { shape.window }, shape.used(far, read));
             [true, false].into_iter().flat_map(move |keys| {
                 let start = shape.range(keys, far, index).start;
-                let saved = move |word| Saved { keys, at: start + word, half: kind.half_word(used) == Some(word) };
+                let saved =
+                    move |word| Saved { keys, at: start + word, half: kind.half_word(used) == Some(word) };
                 kind.used_words(keys, used).map(saved)
             })
         })

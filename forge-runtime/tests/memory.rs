@@ -56,7 +56,9 @@ fn globals_take_as_many_rows_as_they_are() {
     let bytes = |window, every| {
         let globals = Globals::within(2048, every, window);
         let config = ModelConfig { window, globals, ..assistant(CacheKind::F32) };
-        Model::parse(&random_model(&config, 1, Simple::Ternary2b)).expect("a model").workspace_for(&Options::device())
+        Model::parse(&random_model(&config, 1, Simple::Ternary2b))
+            .expect("a model")
+            .workspace_for(&Options::device())
     };
     let row = bytes(272, 0) - bytes(256, 0);
     assert_eq!(bytes(256, 16) - bytes(256, 0), row / 16 * 112);

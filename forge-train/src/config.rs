@@ -126,7 +126,10 @@ impl ModelShape {
         match self.global_every {
             0 | 2..=limits::EVERY => Ok(()),
             every => Err(Error::Usage {
-                what: format!("`model.global_every` is {every}, which is neither 0 nor from 2 to {}", limits::EVERY),
+                what: format!(
+                    "`model.global_every` is {every}, which is neither 0 nor from 2 to {}",
+                    limits::EVERY
+                ),
                 hint: "16 keeps every 16th position in sight beyond the window, 0 none".into(),
             }),
         }

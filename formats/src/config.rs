@@ -102,8 +102,7 @@ impl Globals {
     }
 
     fn is_valid(self) -> bool {
-        let valid =
-            (2..=limits::EVERY).contains(&self.every) && (1..=limits::WINDOW).contains(&self.rows);
+        let valid = (2..=limits::EVERY).contains(&self.every) && (1..=limits::WINDOW).contains(&self.rows);
         valid || self.is_default()
     }
 

@@ -126,7 +126,8 @@ mod tests {
             for (far, near) in [([3, 0], [5, 2]), ([16, 5], [16, 0]), ([7, 6], [20, 19]), ([1, 0], [1, 0])] {
                 let mut random = || (0..width).map(|_| noise.uniform() * 3.0).collect::<Vec<f32>>();
                 let mut all = Cache::new(far[0] + near[0], width);
-                let mut rings = [far, near].map(|[len, first]| (Cache::new(len + usize::from(first == 0), width), len, first));
+                let mut rings = [far, near]
+                    .map(|[len, first]| (Cache::new(len + usize::from(first == 0), width), len, first));
                 let mut at = 0;
                 for (ring, len, first) in &mut rings {
                     for age in 0..*len {

@@ -80,8 +80,7 @@ pub(crate) fn attend_hybrid_int8(
     let mut buffer = [0i8; WIDEST];
     let quantised = buffer.get_mut(..query.len()).unwrap_or(&mut []);
     let unit = store_int8(query, quantised);
-    let weights =
-        hybrid_weights(parts, scratch, |head, scores| score(head, quantised, unit, scale, scores));
+    let weights = hybrid_weights(parts, scratch, |head, scores| score(head, quantised, unit, scale, scores));
     out.fill(0.0);
     let mut rest = &*weights;
     for head in parts {

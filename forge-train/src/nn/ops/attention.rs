@@ -15,8 +15,8 @@ use super::simd::vectorised;
 use super::{Arg, Op};
 use forge_runtime::math;
 
-pub(crate) use reach::Reach;
 use reach::Block;
+pub(crate) use reach::Reach;
 
 /// Query positions handled at once; keys beyond the window of the block are never touched.
 const BLOCK: usize = 64;
@@ -133,7 +133,15 @@ impl Attention {
             let v = &qkv[(self.heads + self.kv_heads + kv) * d..];
             for head in kv * group..(kv + 1) * group {
                 let q = self.rotated(qkv, head * d);
-                let call = HeadCall { d, scale: self.scale(), reach: self.reach, q: &q, k: &k, v, v_stride: self.wide() };
+                let call = HeadCall {
+                    d,
+                    scale: self.scale(),
+                    reach: self.reach,
+                    q: &q,
+                    k: &k,
+                    v,
+                    v_stride: self.wide(),
+                };
                 attend(call, &mut scores, self.narrow(), &mut out[head * d..]);
             }
         }

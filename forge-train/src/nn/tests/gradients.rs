@@ -166,7 +166,15 @@ fn attention_with_window_and_grouped_heads() {
     for (cols, window) in [(7, 3), (7, 64), (1, 1)] {
         let rope = Arc::new(Rope::new(cols, 4, 13.2877));
         check::<1>(
-            Attention { heads: 4, kv_heads: 2, head_dim: 4, reach: window_of(window), cols, rope, exact: false },
+            Attention {
+                heads: 4,
+                kv_heads: 2,
+                head_dim: 4,
+                reach: window_of(window),
+                cols,
+                rope,
+                exact: false,
+            },
             [&[2 * cols, 32]],
         );
     }

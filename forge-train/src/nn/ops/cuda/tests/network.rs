@@ -145,6 +145,13 @@ fn networks_agree_with_the_cpu() {
     for precision in [Precision::FLOAT, Precision::TERNARY] {
         let case = Case::new(whole(), precision);
         compare(&gpu, &mut report, &format!("everything, {precision:?}"), &case);
+        let globals = ModelConfig { globals: Globals { every: 3, rows: 6 }, ..whole() };
+        compare(
+            &gpu,
+            &mut report,
+            &format!("global positions, {precision:?}"),
+            &Case::new(globals, precision),
+        );
         let titans = ModelConfig { memory: MemoryKind::Titans, ..whole() };
         compare(&gpu, &mut report, &format!("a matrix, {precision:?}"), &Case::new(titans, precision));
         let config = ModelConfig {
