@@ -164,6 +164,25 @@ fn greedy_tokens_are_equal_on_a_thousand_prompts() {
     assert_eq!((compared, different), (1000 * NEW, 0));
 }
 
+/// The comparison sees global positions: a trainer without them differs from the first position beyond the window on.
+#[test]
+fn a_trainer_without_globals_does_not_agree() {
+    let globals = Globals { every: 2, rows: 3 };
+    let with = ModelConfig { window: 4, globals, ..shapes()[0].clone() };
+    let off = ModelConfig { globals: Globals::default(), ..with.clone() };
+    let weights = weights(&off, 1);
+    let (batch, plain) = ids(&off, 1, 12, 1);
+    let net = Network::new(&weights, Precision::TERNARY, &Device::Cpu).unwrap();
+    let forward = net.forward(&batch, ForwardOptions::default()).unwrap();
+    let trained = net.logits(forward.answer()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let (executed, _) = execute(&file(&Weights { config: with, ..weights }, Precision::TERNARY), &plain);
+    let same = |row: usize| {
+        let row = row * off.vocab as usize..(row + 1) * off.vocab as usize;
+        trained[row.clone()].iter().zip(&executed[row]).all(|(a, b)| (a - b).abs() < 1e-4)
+    };
+    assert!((0..4).all(same) && !(4..12).any(same));
+}
+
 #[test]
 fn another_precision_does_not_agree() {
     let config = &shapes()[1];
