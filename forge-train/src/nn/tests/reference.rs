@@ -59,7 +59,9 @@ impl Plain<'_> {
     fn sees(&self, p: usize, j: usize) -> bool {
         let [window, every, rows] =
             [self.c.window, self.c.globals.every, self.c.globals.rows].map(|n| n as usize);
-        j <= p && (p - j < window || every > 0 && j % every == 0 && (p - window) / every - j / every < rows)
+        j <= p
+            && (p - j < window
+                || every > 0 && j.is_multiple_of(every) && (p - window) / every - j / every < rows)
     }
 
     fn attention(&self, qkv: &Tensor) -> Result<Tensor> {
