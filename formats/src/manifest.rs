@@ -1,7 +1,7 @@
 //! The manifest: a postcard structure that says what the file's sections are.
 //!
-//! On the wire it is a [`Head`], a [`Globals`] where the header says so, then `Head::sections` [`Section`] records, decoded one at a time so
-//! that a reader without heap needs no array of them.
+//! On the wire it is a [`Head`], a [`Globals`] where the header says so, then `Head::sections` [`Section`] records,
+//! decoded one at a time so that a reader without heap needs no array of them.
 
 use serde::{Deserialize, Serialize};
 

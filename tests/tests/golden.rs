@@ -102,8 +102,10 @@ fn cases_cover_globals() {
         let (globals, window) = (model.config().globals, model.config().window);
         let read = case.prompt.len() + case.generated.len() - 1;
         assert!(globals.departed(read as u32 - 1, window) > globals.rows, "{name}");
-        // One more of them shows as well.
-        for changed in [Globals::default(), Globals { rows: globals.rows + 1, ..globals }] {
+        // One more of them shows as well, and so do others.
+        let more = Globals { rows: globals.rows + 1, ..globals };
+        let others = Globals { every: globals.every + 1, ..globals };
+        for changed in [Globals::default(), more, others] {
             let config = ModelConfig { globals: changed, ..model.config().clone() };
             assert_ne!(rerun(&case, &rewritten(&file, config)).crc, case.crc, "{name}: {changed:?}");
         }

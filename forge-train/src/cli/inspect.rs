@@ -195,7 +195,7 @@ fn config_rows(c: &ModelConfig) -> Vec<[String; 2]> {
     let halting = if c.halting { format!(", halting above {}", c.halt_threshold) } else { String::new() };
     let globals = match c.globals {
         Globals { every: 0, .. } => String::new(),
-        Globals { every, rows } => format!(", beyond it the latest {rows} of every {every}th"),
+        Globals { every, rows } => format!(", beyond it one in {every}, the latest {rows} of them"),
     };
     let head = if c.tied { "tied" } else { "own head" };
     [

@@ -269,8 +269,8 @@ impl Raw {
     }
 }
 
-/// The full model as one of version 1.1 that uses everything new but matrices and globals: trits entropy-coded and sparse in turn,
-/// int8 caches, and tools.
+/// The full model as one of version 1.1 that uses everything new but matrices and globals: trits entropy-coded and
+/// sparse in turn, int8 caches, and tools.
 pub fn newer() -> Writer {
     let config = ModelConfig { cache: CacheKind::Int8, ..full_config() };
     let projections = config.tensors().filter(|(role, ..)| role.kind() == RoleKind::Projection);

@@ -164,23 +164,29 @@ fn greedy_tokens_are_equal_on_a_thousand_prompts() {
     assert_eq!((compared, different), (1000 * NEW, 0));
 }
 
-/// The comparison sees global positions: a trainer without them differs from the first position beyond the window on.
+/// The comparison sees global positions: a trainer without them, or with others, differs from the runtime once they
+/// are beyond the window.
 #[test]
 fn a_trainer_without_globals_does_not_agree() {
     let globals = Globals { every: 2, rows: 3 };
     let with = ModelConfig { window: 4, globals, ..shapes()[0].clone() };
-    let off = ModelConfig { globals: Globals::default(), ..with.clone() };
-    let weights = weights(&off, 1);
-    let (batch, plain) = ids(&off, 1, 12, 1);
-    let net = Network::new(&weights, Precision::TERNARY, &Device::Cpu).unwrap();
-    let forward = net.forward(&batch, ForwardOptions::default()).unwrap();
-    let trained = net.logits(forward.answer()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let (executed, _) = execute(&file(&Weights { config: with, ..weights }, Precision::TERNARY), &plain);
-    let same = |row: usize| {
-        let row = row * off.vocab as usize..(row + 1) * off.vocab as usize;
-        trained[row.clone()].iter().zip(&executed[row]).all(|(a, b)| (a - b).abs() < 1e-4)
-    };
-    assert!((0..4).all(same) && !(4..12).any(same));
+    let weights = weights(&with, 1);
+    let (batch, plain) = ids(&with, 1, 12, 1);
+    let (executed, _) = execute(&file(&weights, Precision::TERNARY), &plain);
+    // Position 2, the second of these and none of those of distance 3, is beyond the window from 6 on.
+    for (every, agree) in [(2, 12), (0, 4), (3, 6)] {
+        let globals = if every == 0 { Globals::default() } else { Globals { every, ..globals } };
+        let config = ModelConfig { globals, ..with.clone() };
+        let net =
+            Network::new(&Weights { config, ..weights.clone() }, Precision::TERNARY, &Device::Cpu).unwrap();
+        let forward = net.forward(&batch, ForwardOptions::default()).unwrap();
+        let logits = net.logits(forward.answer()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let same = |row: usize| {
+            let row = row * with.vocab as usize..(row + 1) * with.vocab as usize;
+            logits[row.clone()].iter().zip(&executed[row]).all(|(a, b)| (a - b).abs() < 1e-4)
+        };
+        assert!((0..agree).all(same) && !(agree..12).any(same), "every {every}");
+    }
 }
 
 #[test]

@@ -230,6 +230,9 @@ fn globals_are_seen_from_beyond_the_window_and_only_they() {
         let more = Reach { globals: Globals { rows: rows + 1, ..op.reach.globals }, ..op.reach };
         let overwritten = op.cols > window + (every * rows) as usize;
         assert_eq!(differs(&out(&Attention { reach: more, ..op.clone() }), &want), overwritten);
+        // And with those of another distance.
+        let others = Reach { globals: Globals { every: every + 1, ..op.reach.globals }, ..op.reach };
+        assert_eq!(differs(&out(&Attention { reach: others, ..op.clone() }), &want), window < op.cols);
     }
 }
 

@@ -4,7 +4,6 @@ use forge_formats::role::Role;
 
 use super::*;
 use crate::nn::ForwardOptions;
-use crate::nn::ops::attention::Reach;
 use crate::nn::ops::rope::Rope;
 
 /// One block without memory and recursion, whose queries, keys and values follow from the embedding alone.
@@ -15,6 +14,13 @@ fn plain() -> ModelConfig {
 fn normalised(x: &[f64], eps: f64) -> Vec<f64> {
     let mean = x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64;
     x.iter().map(|v| v / (mean + eps).sqrt()).collect()
+}
+
+/// Whether a position attends to one that is not behind it.
+fn sees(config: &ModelConfig, q: usize, k: usize) -> bool {
+    let [window, every, rows] =
+        [config.window, config.globals.every, config.globals.rows].map(|n| n as usize);
+    q - k < window || every > 0 && k.is_multiple_of(every) && (q - window) / every - k / every < rows
 }
 
 /// Largest logit of every head by the definition, in f64 but for the rotation.
@@ -40,8 +46,7 @@ fn expected(config: &ModelConfig, ids: &[u32], cols: usize) -> Vec<f64> {
         .map(|head| {
             let mut peak = f64::NEG_INFINITY;
             for q in 0..cols {
-                let beyond = Reach::of(config).beyond(q);
-                for k in beyond.chain((q + 1).saturating_sub(config.window as usize)..=q) {
+                for k in (0..=q).filter(|k| sees(config, q, *k)) {
                     let key = rotated(k, heads + head / group);
                     let dot: f64 = rotated(q, head).iter().zip(&key).map(|(a, b)| a * b).sum();
                     peak = peak.max(dot / (d as f64).sqrt());
@@ -54,17 +59,27 @@ fn expected(config: &ModelConfig, ids: &[u32], cols: usize) -> Vec<f64> {
 
 #[test]
 fn the_largest_logit_of_each_head_is_found() {
-    let config = plain();
-    let mut net = network(&config, Precision::FLOAT);
-    let (batch, plain) = ids(&config, 1, 12, 3);
-    net.forward(&batch, ForwardOptions::default()).unwrap();
-    assert!(net.logit_peaks().is_none(), "measured only when asked");
-    net.measure_logits(true);
-    net.for_backward().forward(&batch, ForwardOptions::default()).unwrap();
-    let found = net.logit_peaks().unwrap();
-    for (found, wanted) in found.iter().zip(expected(&config, &plain, 12)) {
-        assert!((f64::from(*found) - wanted).abs() < 1e-4 * (1.0 + wanted.abs()), "{found} is not {wanted}");
+    let narrow = ModelConfig { window: 2, ..plain() };
+    let globals = ModelConfig { globals: Globals { every: 3, rows: 2 }, ..narrow.clone() };
+    for config in [plain(), narrow.clone(), globals.clone()] {
+        let mut net = network(&config, Precision::FLOAT);
+        let (batch, plain) = ids(&config, 1, 12, 3);
+        net.forward(&batch, ForwardOptions::default()).unwrap();
+        assert!(net.logit_peaks().is_none(), "measured only when asked");
+        net.measure_logits(true);
+        net.for_backward().forward(&batch, ForwardOptions::default()).unwrap();
+        let found = net.logit_peaks().unwrap();
+        for (found, wanted) in found.iter().zip(expected(&config, &plain, 12)) {
+            assert!(
+                (f64::from(*found) - wanted).abs() < 1e-4 * (1.0 + wanted.abs()),
+                "{found} is not {wanted}"
+            );
+        }
     }
+    // Control: some head's largest is of a global position.
+    let (_, plain) = ids(&narrow, 1, 12, 3);
+    let [with, without] = [&globals, &narrow].map(|config| expected(config, &plain, 12));
+    assert!(with.iter().zip(&without).any(|(with, without)| *with > without + 1e-3), "{with:?} {without:?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 // Causal sliding-window attention, to global positions beyond the window too, over fused query-key-value rows with rotary
-// positions and grouped heads, by tiles of 64 queries and 64 keys, which are neighbours or global positions, in shared memory (FlashAttention-2, Dao 2023, arXiv 2307.08691) on the tensor cores:
+// positions and grouped heads, by tiles of 64 queries and 64 keys, which are neighbours or global positions, in shared
+// memory (FlashAttention-2, Dao 2023, arXiv 2307.08691) on the tensor cores:
 // bf16 operands, f32 sums, softmax in f32. Compiled once a head width with HEAD defined. Four warps a block; a warp owns
 // 16 rows of the tile. Gradients of keys and values are gathered by the block that owns the keys, so nothing is added
 // atomically.
