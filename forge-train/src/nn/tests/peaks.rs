@@ -59,17 +59,17 @@ fn expected(config: &ModelConfig, ids: &[u32], cols: usize) -> Vec<f64> {
 
 #[test]
 fn the_largest_logit_of_each_head_is_found() {
-    let narrow = ModelConfig { window: 2, ..plain() };
-    let globals = ModelConfig { globals: Globals { every: 3, rows: 2 }, ..narrow.clone() };
+    let narrow = ModelConfig { window: 1, ..plain() };
+    let globals = ModelConfig { globals: Globals { every: 2, rows: 4 }, ..narrow.clone() };
     for config in [plain(), narrow.clone(), globals.clone()] {
         let mut net = network(&config, Precision::FLOAT);
-        let (batch, plain) = ids(&config, 1, 12, 3);
+        let (batch, plain) = ids(&config, 1, 24, 3);
         net.forward(&batch, ForwardOptions::default()).unwrap();
         assert!(net.logit_peaks().is_none(), "measured only when asked");
         net.measure_logits(true);
         net.for_backward().forward(&batch, ForwardOptions::default()).unwrap();
         let found = net.logit_peaks().unwrap();
-        for (found, wanted) in found.iter().zip(expected(&config, &plain, 12)) {
+        for (found, wanted) in found.iter().zip(expected(&config, &plain, 24)) {
             assert!(
                 (f64::from(*found) - wanted).abs() < 1e-4 * (1.0 + wanted.abs()),
                 "{found} is not {wanted}"
@@ -77,8 +77,8 @@ fn the_largest_logit_of_each_head_is_found() {
         }
     }
     // Control: some head's largest is of a global position.
-    let (_, plain) = ids(&narrow, 1, 12, 3);
-    let [with, without] = [&globals, &narrow].map(|config| expected(config, &plain, 12));
+    let (_, plain) = ids(&narrow, 1, 24, 3);
+    let [with, without] = [&globals, &narrow].map(|config| expected(config, &plain, 24));
     assert!(with.iter().zip(&without).any(|(with, without)| *with > without + 1e-3), "{with:?} {without:?}");
 }
 
