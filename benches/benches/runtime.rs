@@ -6,7 +6,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use forge_formats::Matrix;
 use forge_formats::codec::encode::{Simple, encode};
-use forge_formats::config::{Activation, CacheKind, MemoryKind};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind};
 use forge_runtime::testing::{LinearMap, Noise, random_model};
 use forge_runtime::{Kernels, Model, ModelConfig, Options, Session, Workspace};
 
@@ -38,6 +38,7 @@ fn nano() -> ModelConfig {
         mem_layers: 0b10,
         cache: CacheKind::default(),
         memory: MemoryKind::default(),
+        globals: Globals::default(),
     }
 }
 

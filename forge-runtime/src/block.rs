@@ -86,7 +86,7 @@ pub(crate) fn carry(e: &mut Engine<'_>, row: usize, recursion: u32, layer: u32) 
     let Some(row) = e.buffers.rows.get(row).copied() else { return };
     for head in e.member.heads(shape.heads) {
         let ring = ring(row, recursion, layer, head);
-        e.buffers.caches.carry(shape, ring, shape.slot(row.position));
+        e.buffers.caches.carry(shape, ring, row.position);
     }
 }
 
@@ -160,7 +160,7 @@ fn attend(e: &mut Engine<'_>, at: At, row: usize, slot: usize, heads: Range<usiz
         let key = keys.get(head(keys, h)).unwrap_or(&[]);
         let value = values.get(head(values, h)).unwrap_or(&[]);
         let ring = ring(row_state, at.recursion, at.layer, h);
-        b.caches.store(shape, floats, ring, shape.slot(row_state.position), key, value);
+        b.caches.store(shape, floats, (ring, row_state.position), key, value);
     }
     let attended = row_of(b.attended, slot, w.attended);
     for h in heads {

@@ -74,7 +74,7 @@ impl Widths {
             turns: c.head_dim as usize,
             logits: size(c.vocab),
             memories,
-            scores: 2 * (c.window as usize).next_multiple_of(PANEL_ROWS),
+            scores: 2 * (c.window as usize + c.globals.rows as usize).next_multiple_of(PANEL_ROWS),
             // The halting head has one column more than the model is wide.
             row: input.max(c.dim as usize + 1),
         }

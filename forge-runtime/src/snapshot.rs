@@ -75,7 +75,10 @@ fn shape(e: &Engine<'_>) -> u32 {
         c.mem_dim,
         c.mem_layers as u32,
         (c.mem_layers >> 32) as u32,
-        u32::from(e.layout.caches.is_int8()) | (c.memory as u32) << 1,
+        u32::from(e.layout.caches.is_int8())
+            | (c.memory as u32) << 1
+            | c.globals.every << 2
+            | c.globals.rows << 16,
     ];
     crc32(numbers.map(u32::to_le_bytes).as_flattened())
 }

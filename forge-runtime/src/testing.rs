@@ -267,3 +267,36 @@ fn attention(floats: &Floats, noise: &mut Noise, d: usize, query: Option<Vec<f32
     results.extend(out);
     results
 }
+
+/// Both kinds of attention over two rings, the first of which has wrapped, of random sizes and contents; the bits of all
+/// results.
+pub fn hybrid_attention(kernels: &'static Kernels, seed: u64) -> Vec<u32> {
+    let (floats, mut noise) = (&kernels.floats, Noise(seed));
+    // The widths that have code of their own, and others.
+    let d = if noise.below(3) == 0 { 16 << noise.below(4) } else { 2 * (1 + noise.below(40)) };
+    let [far, near] = [1 + noise.below(20), 1 + noise.below(40)];
+    let firsts = [noise.below(far), 0];
+    let mut numbers = |n: usize| -> Vec<f32> { (0..n).map(|_| noise.uniform() * 2.0).collect() };
+    let rings = [far, near].map(|len| {
+        let slots = len.next_multiple_of(PANEL_ROWS);
+        (len, numbers(slots * d), numbers(len * d), numbers(len))
+    });
+    let query = numbers(d);
+    let mut scratch = alloc::vec![f32::NAN; 2 * (far + near).next_multiple_of(PANEL_ROWS)];
+    let mut out = alloc::vec![f32::NAN; d];
+    let ring = |i: usize| {
+        let (len, keys, values, _) = &rings[i];
+        HeadF32 { keys, values, len: *len, first: firsts[i] }
+    };
+    (floats.attend_hybrid)(&[ring(0), ring(1)], &query, 0.3, &mut scratch, &mut out);
+    let mut results = out.clone();
+    let integers = |x: &[f32]| -> Vec<i8> { x.iter().map(|x| (x * 63.0) as i8).collect() };
+    let bytes = rings.each_ref().map(|(len, keys, values, _)| (integers(&keys[..len * d]), integers(values)));
+    let ring = |i: usize| {
+        let ((len, .., units), (keys, values)) = (&rings[i], &bytes[i]);
+        HeadInt8 { keys, values, key_units: units, value_units: units, len: *len, first: firsts[i] }
+    };
+    (floats.attend_hybrid_int8)(&[ring(0), ring(1)], &query, 0.3, &mut scratch, &mut out);
+    results.extend(out);
+    results.into_iter().map(f32::to_bits).collect()
+}

@@ -4,7 +4,7 @@
 use std::alloc::System;
 
 use forge_formats::codec::encode::Simple;
-use forge_formats::config::{Activation, CacheKind, MemoryKind};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind};
 use forge_formats::tokenizer::MAX_TOKEN;
 use forge_runtime::call::render;
 use forge_runtime::generate::{Generator, prompt};
@@ -44,6 +44,7 @@ fn config() -> ModelConfig {
         mem_layers: 0b10,
         cache: CacheKind::F32,
         memory: MemoryKind::default(),
+        globals: Globals::default(),
     }
 }
 
@@ -105,6 +106,8 @@ fn files() -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = simple.map(|c| (format!("{c:?}"), random_model(&config(), 5, c))).to_vec();
     let searched = concat!(env!("CARGO_MANIFEST_DIR"), "/../formats/tests/golden/v1_0/searched.forge");
     let titans = ModelConfig { memory: MemoryKind::Titans, ..config() };
+    let globals = ModelConfig { globals: Globals { every: 3, rows: 4 }, ..config() };
+    files.push(("globals".to_owned(), random_model(&globals, 5, Simple::Ternary2b)));
     files.push(("matrix memory".to_owned(), random_model(&titans, 5, Simple::Ternary2b)));
     files.push(("searched".to_owned(), std::fs::read(searched).expect("the golden file")));
     files

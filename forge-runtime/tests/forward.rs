@@ -6,7 +6,7 @@ use common::reference::Reference;
 use common::{CODECS, full, plain, random_config, run, steps, tokens};
 use forge_formats::ModelConfig;
 use forge_formats::codec::encode::Simple;
-use forge_formats::config::CacheKind;
+use forge_formats::config::{CacheKind, Globals};
 use forge_runtime::testing::{Noise, random_model};
 use forge_runtime::{Error, Model, Session, Workspace};
 
@@ -86,6 +86,42 @@ fn tokens_beyond_the_window_do_not_matter() {
     }
 }
 
+/// A global position is seen from beyond the window until as many later ones as are kept have left it too.
+#[test]
+fn global_positions_matter_beyond_the_window_until_they_are_overwritten() {
+    let globals = Globals { every: 4, rows: 2 };
+    for cache in [CacheKind::F32, CacheKind::Int8] {
+        let config = ModelConfig { layers: 1, globals, cache, ..plain() };
+        let bytes = random_model(&config, 3, Simple::Ternary2b);
+        let window = config.window as usize;
+        let before = run(&bytes, &tokens(30, config.vocab, 3));
+        for changed in [0, 3, 4, 5, 8, 9] {
+            let mut other = tokens(30, config.vocab, 3);
+            other[changed] ^= 1;
+            let after = run(&bytes, &other);
+            let last = if changed % 4 == 0 { changed + window + 4 * 2 } else { changed + window };
+            for at in 0..30 {
+                let touched = (changed..last).contains(&at);
+                assert_eq!(before[at].0 != after[at].0, touched, "position {at} of {changed}, {cache:?}");
+            }
+        }
+    }
+}
+
+/// The same weights without global positions: nothing changes until the first has left the window, then everything.
+#[test]
+fn ignoring_globals_is_noticed() {
+    for cache in [CacheKind::F32, CacheKind::Int8] {
+        let off = ModelConfig { cache, ..full() };
+        let on = ModelConfig { globals: Globals { every: 2, rows: 3 }, ..off.clone() };
+        let a = tokens(20, off.vocab, 12);
+        let [with, without] = [&on, &off].map(|c| run(&random_model(c, 12, Simple::Ternary2b), &a));
+        let window = off.window as usize;
+        assert!(with[..window] == without[..window], "{cache:?}");
+        assert!((window..20).all(|at| with[at].0 != without[at].0), "{cache:?}");
+    }
+}
+
 #[test]
 fn the_receptive_field_grows_with_recursion() {
     let config = ModelConfig { layers: 1, recursion: 2, ..plain() };
@@ -158,7 +194,8 @@ fn feeding_equals_stepping() {
 
 #[test]
 fn the_workspace_is_exact() {
-    for config in [plain(), full()] {
+    let globals = ModelConfig { globals: Globals { every: 3, rows: 5 }, ..full() };
+    for config in [plain(), full(), globals] {
         let bytes = random_model(&config, 10, Simple::Ternary2b);
         let model = Model::parse(&bytes).unwrap();
         let n = model.workspace();

@@ -1,7 +1,7 @@
 //! The memory a session uses is the memory it says, to the byte; a small model's fits a microcontroller.
 
 use forge_formats::codec::encode::Simple;
-use forge_formats::config::{Activation, CacheKind, MemoryKind};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind};
 use forge_runtime::testing::random_model;
 use forge_runtime::{Batch, Error, Model, ModelConfig, Options, Session, Workspace};
 
@@ -29,6 +29,7 @@ fn assistant(cache: CacheKind) -> ModelConfig {
         mem_layers: 0,
         cache,
         memory: MemoryKind::Ema,
+        globals: Globals::default(),
     }
 }
 
@@ -49,6 +50,20 @@ fn a_million_parameters_run_in_less_than_200_kilobytes() {
     assert!(Model::parse(&wide).expect("a model").workspace_for(&device) > 400_000, "int8 saves most of it");
 }
 
+/// Global positions reach back 2,048 tokens for the memory of 112 more in the window, not of 1,792.
+#[test]
+fn globals_take_as_many_rows_as_they_are() {
+    let bytes = |window, every| {
+        let globals = Globals::within(2048, every, window);
+        let config = ModelConfig { window, globals, ..assistant(CacheKind::F32) };
+        Model::parse(&random_model(&config, 1, Simple::Ternary2b))
+            .expect("a model")
+            .workspace_for(&Options::device())
+    };
+    let row = bytes(272, 0) - bytes(256, 0);
+    assert_eq!(bytes(256, 16) - bytes(256, 0), row / 16 * 112);
+}
+
 /// What lies behind the memory stays as it was, and a byte less is refused.
 #[test]
 fn sessions_use_what_they_say_and_no_byte_more() {
@@ -57,7 +72,8 @@ fn sessions_use_what_they_say_and_no_byte_more() {
         let small = ModelConfig { window: 16, ..assistant(cache) };
         let memory =
             ModelConfig { mem_dim: 24, mem_gate: 8, mem_layers: 0b101, recursion: 2, ..small.clone() };
-        for config in [small, memory] {
+        let globals = ModelConfig { globals: Globals { every: 3, rows: 5 }, ..memory.clone() };
+        for config in [small, memory, globals] {
             let file = random_model(&config, 1, Simple::Ternary2b);
             let model = Model::parse(&file).expect("a model");
             for options in [Options::device(), Options::default(), Options::default().block(7)] {

@@ -7,11 +7,12 @@ use forge_formats::header::crc32;
 use forge_runtime::{Kernels, Model, Options, Session, Workspace};
 
 /// Path of a file, and the CRC-32 of the bits of all logits of 24 steps, as they were when the version was released.
-const RECORDED: [(&str, u32); 6] = [
+const RECORDED: [(&str, u32); 7] = [
     ("v1_0/extra.forge", 0x9499_ffcd),
     ("v1_0/full.forge", 0x4aac_dca6),
     ("v1_0/plain.forge", 0x9499_ffcd),
     ("v1_0/searched.forge", 0x4bc4_e501),
+    ("v1_1/globals.forge", 0x83ae_194b),
     ("v1_1/newer.forge", 0x7f80_09b8),
     ("v1_1/titans.forge", 0xaf0f_976a),
 ];

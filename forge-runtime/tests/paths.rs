@@ -5,7 +5,7 @@ mod common;
 use common::{CODECS, full, random_config, tokens};
 use forge_formats::ModelConfig;
 use forge_formats::codec::encode::Simple;
-use forge_formats::config::CacheKind;
+use forge_formats::config::{CacheKind, Globals};
 use forge_runtime::team::with_team;
 use forge_runtime::testing::{Noise, random_model};
 use forge_runtime::{Batch, Error, Kernels, Model, Options, Prepared, Session, Workspace};
@@ -218,7 +218,8 @@ fn damaged_snapshots_are_refused_and_leave_a_fresh_session() {
         assert!(session.restore(&snapshot).is_ok(), "the undamaged one is taken");
         // Models of another shape refuse it, of the same shape take it.
         let other = ModelConfig { window: config.window + 1, ..config.clone() };
-        for (config, taken) in [(other, false), (config, true)] {
+        let globals = ModelConfig { globals: Globals { every: 2, rows: 3 }, ..config.clone() };
+        for (config, taken) in [(other, false), (globals, false), (config, true)] {
             let bytes = random_model(&config, 5, Simple::Ternary2b);
             let model = Model::parse(&bytes).unwrap();
             let mut memory = Workspace::new(&model);

@@ -2,11 +2,12 @@
 //!
 //! Unknown keys are refused. Layering (preset, file, `--set`) lives in `config_load`.
 
-use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind, ModelConfig, limits};
 use serde::{Deserialize, Serialize};
 
 pub use crate::cognate_config::{BranchConfig, Branches, CognateConfig, LengthStage};
 use crate::device::DeviceChoice;
+use crate::error::{Error, Result};
 pub use crate::optimizer_presets::OptimizerPreset;
 use crate::phases::evomerge::EvolveConfig;
 pub use crate::phases::quietstar::QuietStarConfig;
@@ -110,11 +111,33 @@ pub struct ModelShape {
     /// What a memory is: `ema`, a vector of running averages, or `titans`, a matrix from keys to values.
     #[serde(default)]
     pub memory: MemoryKind,
+    /// Every so many-th position stays in sight beyond the window, from 2 to 256; 0 for none. As many are kept as the
+    /// longest sequence of training has.
+    #[serde(default)]
+    pub global_every: u32,
 }
 
 impl ModelShape {
-    /// The model's configuration once the tokenizer's size is known.
-    pub fn config(&self, vocab: u32) -> ModelConfig {
+    /// Checks what [`ModelConfig::validate`] could only refuse without a mend.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the key.
+    pub fn check(&self) -> Result<()> {
+        match self.global_every {
+            0 | 2..=limits::EVERY => Ok(()),
+            every => Err(Error::Usage {
+                what: format!(
+                    "`model.global_every` is {every}, which is neither 0 nor from 2 to {}",
+                    limits::EVERY
+                ),
+                hint: "16 keeps every 16th position in sight beyond the window, 0 none".into(),
+            }),
+        }
+    }
+
+    /// The model's configuration once the tokenizer's size is known, for sequences of at most `context` tokens.
+    pub fn config(&self, vocab: u32, context: usize) -> ModelConfig {
+        let context = u32::try_from(context).unwrap_or(u32::MAX);
         ModelConfig {
             vocab,
             dim: self.dim,
@@ -137,6 +160,7 @@ impl ModelShape {
             mem_layers: self.mem_layers.iter().filter(|l| **l < 64).fold(0, |bits, l| bits | 1 << l),
             cache: CacheKind::F32,
             memory: self.memory,
+            globals: Globals::within(context, self.global_every, self.window),
         }
     }
 }
@@ -288,7 +312,7 @@ pub struct CompressionConfig {
 impl Config {
     /// The model's configuration once the tokenizer's size is known.
     pub fn model_config(&self, vocab: u32) -> ModelConfig {
-        self.model.config(vocab)
+        self.model.config(vocab, self.data.max_len)
     }
 
     /// Parameters a phase-1 model may have.

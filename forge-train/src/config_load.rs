@@ -65,6 +65,7 @@ fn optimizer(file: Option<&Table>, set: &[String]) -> Result<Option<OptimizerPre
 
 fn checked(config: Config) -> Result<Config> {
     config.check()?;
+    config.model.check()?;
     config.phase2.search.validate()?;
     config.phase3.validate()?;
     let weight = config.phase2.accuracy_weight;

@@ -145,6 +145,7 @@ fn nano_model() -> ModelShape {
         mem_gate: 32,
         mem_layers: vec![1],
         memory: MemoryKind::Ema,
+        global_every: 0,
     }
 }
 

@@ -1,9 +1,11 @@
 //! The sizes of a model: everything the forward pass needs to know that is not a weight.
 
+use core::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::header::FEATURE_MEMORY_TITANS;
+use crate::header::{FEATURE_GLOBALS, FEATURE_MEMORY_TITANS};
 
 /// Non-linearity of the gated feed-forward network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +56,62 @@ impl MemoryKind {
     }
 }
 
+/// Positions that stay in sight after the window has left them: every `every`-th from the first on (Beltagy et al. 2020,
+/// arXiv 2004.05150, section 3.1, causal). Of those that have left the window a token attends to the latest `rows`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Globals {
+    /// Distance from one to the next; 0 for none.
+    pub every: u32,
+    /// Most that are kept beyond the window, 0 for none; a further one takes the place of the oldest.
+    pub rows: u32,
+}
+
+impl Globals {
+    /// Whether this crate was built with them (the Cargo feature `globals`); files that use them are refused otherwise,
+    /// and their code is left out.
+    pub const LINKED: bool = cfg!(feature = "globals");
+
+    /// Every `every`-th position of `context`, behind a window of `window`; none when `every` is 0.
+    pub fn within(context: u32, every: u32, window: u32) -> Self {
+        let rows = context.saturating_sub(window).div_ceil(every.max(1)).max(1);
+        if every == 0 { Self::default() } else { Self { every, rows } }
+    }
+
+    /// Whether there are any.
+    pub fn any(self) -> bool {
+        self.every > 0
+    }
+
+    /// How many of them have left a window of `window` positions whose newest is `position`.
+    pub fn departed(self, position: u32, window: u32) -> u32 {
+        match position.checked_sub(window).map(|last| last.checked_div(self.every)) {
+            Some(Some(before)) => before.saturating_add(1),
+            _ => 0,
+        }
+    }
+
+    /// Numbers of those that a token at `position` attends to beyond its window, the oldest first; number `n` is position
+    /// `n * every`.
+    pub fn beyond(self, position: u32, window: u32) -> Range<u32> {
+        let departed = self.departed(position, window);
+        departed.saturating_sub(self.rows)..departed
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn is_valid(self) -> bool {
+        let valid = (2..=limits::EVERY).contains(&self.every) && (1..=limits::WINDOW).contains(&self.rows);
+        valid || self.is_default()
+    }
+
+    /// The feature bit of files that have them.
+    pub(crate) fn feature(self) -> u32 {
+        if self.any() { FEATURE_GLOBALS } else { 0 }
+    }
+}
+
 /// Shape and hyper-parameters of a Cognate model. See `docs/numerics.md` for the forward pass it drives.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
@@ -101,6 +159,9 @@ pub struct ModelConfig {
     /// What the blocks' memories are; in a file, a feature bit of the header.
     #[serde(default, skip_serializing_if = "MemoryKind::is_default")]
     pub memory: MemoryKind,
+    /// Positions attended to beyond the window; in a file, a feature bit of the header and a record of their own.
+    #[serde(default, skip_serializing_if = "Globals::is_default")]
+    pub globals: Globals,
 }
 
 /// Gates of a [`MemoryKind::Titans`] memory: of what surprises, of momentum, of forgetting.
@@ -120,6 +181,8 @@ pub mod limits {
     pub const RECURSION: u32 = 16;
     /// Largest attention window.
     pub const WINDOW: u32 = 1 << 14;
+    /// Largest distance between global positions; at most as many as the largest window has are kept.
+    pub const EVERY: u32 = 1 << 8;
 }
 
 impl ModelConfig {
@@ -174,7 +237,7 @@ impl ModelConfig {
     /// [`Error::Config`] naming the first field out of range.
     pub fn validate(&self) -> Result<()> {
         let width = |v: u32| (1..=limits::WIDTH).contains(&v);
-        let checks: [(bool, &'static str); 16] = [
+        let checks: [(bool, &'static str); 17] = [
             ((1..=limits::VOCAB).contains(&self.vocab), "vocab"),
             (width(self.dim), "dim"),
             ((1..=limits::LAYERS).contains(&self.layers), "layers"),
@@ -191,6 +254,7 @@ impl ModelConfig {
             (self.mem_dim <= self.widest_memory(), "mem_dim"),
             (self.mem_dim == 0 || width(self.mem_gate), "mem_gate"),
             (self.mem_layers.checked_shr(self.layers).unwrap_or(0) == 0, "mem_layers"),
+            (self.globals.is_valid(), "globals"),
         ];
         match checks.iter().find(|(ok, _)| !ok) {
             Some((_, field)) => Err(Error::Config(field)),

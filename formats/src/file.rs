@@ -3,9 +3,11 @@
 use core::fmt;
 
 use crate::codec::{Codec, Matrix};
-use crate::config::{CacheKind, MemoryKind, ModelConfig};
+use crate::config::{CacheKind, Globals, MemoryKind, ModelConfig};
 use crate::error::{Error, Result};
-use crate::header::{ALIGN, FEATURE_CACHE_INT8, FEATURE_MEMORY_TITANS, Header, align_up, crc32};
+use crate::header::{
+    ALIGN, FEATURE_CACHE_INT8, FEATURE_GLOBALS, FEATURE_MEMORY_TITANS, Header, align_up, crc32,
+};
 use crate::manifest::{Content, Head, Section, take};
 use crate::role::Role;
 use crate::tokenizer::TokenizerTable;
@@ -46,7 +48,7 @@ impl<'a> File<'a> {
     fn read(bytes: &'a [u8], verify: bool) -> Result<Self> {
         let header = Header::parse(bytes)?;
         let (manifest, data) = header.split(bytes)?;
-        let (mut head, records) = take::<Head>(manifest)?;
+        let (mut head, mut records) = take::<Head>(manifest)?;
         if header.features & FEATURE_CACHE_INT8 != 0 {
             head.config.cache = CacheKind::Int8;
         }
@@ -56,9 +58,16 @@ impl<'a> File<'a> {
                 return Err(Error::Feature("titans"));
             }
         }
+        if header.features & FEATURE_GLOBALS != 0 {
+            if !Globals::LINKED {
+                return Err(Error::Feature("globals"));
+            }
+            (head.config.globals, records) = take::<Globals>(records)?;
+        }
         head.config.validate()?;
         let sections = Sections { records, left: head.sections };
-        let mut features = header.features & FEATURE_CACHE_INT8 | head.config.memory_feature();
+        let shape = head.config.memory_feature() | head.config.globals.feature();
+        let mut features = header.features & FEATURE_CACHE_INT8 | shape;
         let mut layout = Layout { sections: sections.clone(), data, end: 0, ahead: None, verify };
         for (role, layer, shape) in head.config.tensors() {
             let (section, payload) = layout.next()?.ok_or(Error::Tensor(role.name()))?;

@@ -20,12 +20,16 @@ pub const FEATURE_TERNARY_SPARSE: u32 = 4;
 pub const FEATURE_ALPHABET: u32 = 8;
 /// Feature bit: memories are matrices ([`crate::config::MemoryKind::Titans`]).
 pub const FEATURE_MEMORY_TITANS: u32 = 16;
+/// Feature bit: tokens attend to global positions beyond the window ([`crate::config::Globals`]), whose record follows
+/// the manifest's first.
+pub const FEATURE_GLOBALS: u32 = 32;
 /// Feature bits this crate understands; any other set bit is refused.
 pub const FEATURES: u32 = FEATURE_CACHE_INT8
     | FEATURE_TERNARY_RANS
     | FEATURE_TERNARY_SPARSE
     | FEATURE_ALPHABET
-    | FEATURE_MEMORY_TITANS;
+    | FEATURE_MEMORY_TITANS
+    | FEATURE_GLOBALS;
 /// Sections begin at multiples of this.
 pub const ALIGN: usize = 64;
 /// Bytes of the header.

@@ -1,12 +1,12 @@
 //! The manifest: a postcard structure that says what the file's sections are.
 //!
-//! On the wire it is a [`Head`] followed by `Head::sections` [`Section`] records, decoded one at a time so
-//! that a reader without heap needs no array of them.
+//! On the wire it is a [`Head`], a [`Globals`] where the header says so, then `Head::sections` [`Section`] records,
+//! decoded one at a time so that a reader without heap needs no array of them.
 
 use serde::{Deserialize, Serialize};
 
 use crate::codec::Codec;
-use crate::config::{Activation, CacheKind, MemoryKind, ModelConfig};
+use crate::config::{Activation, CacheKind, Globals, MemoryKind, ModelConfig};
 use crate::error::{Error, Result};
 use crate::role::Role;
 
@@ -17,7 +17,7 @@ pub(crate) const RECORD_MAX: usize = 128;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Head {
     /// Shape and hyper-parameters. What [`ModelConfig::cache`] and [`ModelConfig::memory`] say is in the header
-    /// instead.
+    /// instead, [`ModelConfig::globals`] in a record of its own.
     #[serde(with = "WireConfig")]
     pub config: ModelConfig,
     /// Number of [`Section`] records that follow.
@@ -51,6 +51,8 @@ struct WireConfig {
     cache: CacheKind,
     #[serde(skip)]
     memory: MemoryKind,
+    #[serde(skip)]
+    globals: Globals,
 }
 
 /// What a section holds.

@@ -124,6 +124,9 @@ impl Writer {
         let count = u16::try_from(sections.len()).map_err(|_| Error::Layout)?;
         let mut manifest = Vec::new();
         put(&mut manifest, &Head { config: self.config.clone(), sections: count })?;
+        if self.config.globals.any() {
+            put(&mut manifest, &self.config.globals)?;
+        }
         for section in &sections {
             put(&mut manifest, section)?;
         }
@@ -145,7 +148,7 @@ impl Writer {
             CacheKind::F32 => 0,
             CacheKind::Int8 => FEATURE_CACHE_INT8,
         };
-        let shape = cache | self.config.memory_feature();
+        let shape = cache | self.config.memory_feature() | self.config.globals.feature();
         // A table that cannot be parsed is refused with the file.
         let tokenizer = TokenizerTable::parse(&self.tokenizer).map_or(0, |table| table.feature());
         self.tensors.values().fold(shape | tokenizer, |features, (codec, _)| features | codec.feature())

@@ -5,7 +5,7 @@
 mod common;
 
 use common::exercise::exercise;
-use common::{Raw, full_config, model, newer, patch_header, plain_config, searched, titans};
+use common::{Raw, full_config, globals, model, newer, patch_header, plain_config, searched, titans};
 use forge_formats::codec::{Codec, HyperParams, SeedLmParams, VptqParams};
 use forge_formats::header::{ALIGN, FEATURES, HEADER_LEN, Header, crc32};
 use forge_formats::manifest::{Content, Section};
@@ -180,7 +180,7 @@ fn header_fields_at_their_extremes() {
 /// takes the zeros behind it for its own still parses: its checksum tells.)
 fn extremes(what: &str, field: impl Fn(&mut Section) -> Option<&mut u32>) {
     let mut tried = 0;
-    for writer in [model(&full_config()).extra(3, [1, 2]), searched(), newer(), titans()] {
+    for writer in [model(&full_config()).extra(3, [1, 2]), searched(), newer(), titans(), globals()] {
         let good = writer.finish().unwrap();
         for at in 0..Raw::new(&good).sections.len() {
             for value in EXTREMES {

@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::{Raw, full_config, model, newer, patch_header, plain_config, spec};
-use forge_formats::config::{CacheKind, MemoryKind};
+use common::{Raw, full_config, globals, model, newer, patch_header, plain_config, spec};
+use forge_formats::config::{CacheKind, Globals, MemoryKind};
 use forge_formats::header::{
-    FEATURE_ALPHABET, FEATURE_CACHE_INT8, FEATURE_MEMORY_TITANS, FEATURE_TERNARY_RANS,
+    FEATURE_ALPHABET, FEATURE_CACHE_INT8, FEATURE_GLOBALS, FEATURE_MEMORY_TITANS, FEATURE_TERNARY_RANS,
     FEATURE_TERNARY_SPARSE, FEATURES, crc32, crc32_by_table,
 };
 use forge_formats::tokenizer::{SpecialKind, UNKNOWN};
@@ -54,13 +54,85 @@ fn a_memory_that_is_a_matrix_is_a_feature_that_readers_must_understand() {
 }
 
 #[test]
+fn globals_are_a_feature_that_readers_must_understand() {
+    let bytes = globals().finish().unwrap();
+    let file = File::parse(&bytes).unwrap();
+    file.verify().unwrap();
+    assert_eq!(file.config().globals, Globals { every: 3, rows: 2 });
+    assert_eq!((file.header().minor, file.header().features), (1, FEATURE_GLOBALS));
+    assert_eq!(Writer::from_file(&file).finish().unwrap(), bytes);
+    // Two bytes of manifest are all that differs from the file without, which is as it ever was.
+    let plain = model(&full_config()).finish().unwrap();
+    let manifest = |bytes: &[u8]| {
+        let len = File::parse(bytes).unwrap().header().manifest_len as usize;
+        bytes[64..64 + len].to_vec()
+    };
+    let (with, without) = (manifest(&bytes), manifest(&plain));
+    let at = (0..without.len()).find(|at| with[*at] != without[*at]).unwrap();
+    assert_eq!([&without[..at], &[3, 2], &without[at..]].concat(), with);
+    assert_eq!(File::parse(&plain).unwrap().header().minor, 0);
+    // Said, but not there; said and there, but none.
+    let mut raw = Raw::new(&plain);
+    (raw.minor, raw.features) = (1, FEATURE_GLOBALS);
+    assert!(File::parse(&raw.with_manifest(&without)).is_err());
+    assert_eq!(refusal(&raw.bytes()), Error::Manifest);
+    // There, but not said.
+    raw.features = 0;
+    assert!(File::parse(&raw.with_manifest(&with)).is_err());
+}
+
+#[test]
+fn globals_out_of_range_are_refused() {
+    let mut raw = Raw::new(&globals().finish().unwrap());
+    for (every, rows, good) in [
+        (2, 1, true),
+        (256, 1 << 14, true),
+        (1, 1, false),
+        (257, 1, false),
+        (0, 1, false),
+        (2, 0, false),
+        (2, (1 << 14) + 1, false),
+        (u32::MAX, u32::MAX, false),
+    ] {
+        raw.config.globals = Globals { every, rows };
+        let found = File::parse(&raw.bytes()).map(|file| file.config().globals);
+        let want = if good { Ok(Globals { every, rows }) } else { Err(Error::Config("globals")) };
+        assert_eq!(found, want, "every {every}, {rows} rows");
+    }
+}
+
+/// Which are seen is said once, for trainer and runtime; here against the definition.
+#[test]
+fn globals_beyond_the_window() {
+    for (every, rows, window) in [(2, 1, 1), (2, 3, 5), (3, 100, 4), (7, 2, 6), (5, 4, 16)] {
+        for position in 0..200u32 {
+            let left = (0..=position).filter(|q| q % every == 0 && q + window <= position);
+            let mut want: Vec<u32> = left.map(|q| q / every).collect();
+            want.drain(..want.len().saturating_sub(rows as usize));
+            let got: Vec<u32> = Globals { every, rows }.beyond(position, window).collect();
+            assert_eq!(got, want, "{position}: every {every}, {rows} rows, window {window}");
+        }
+        // As many as a context of that length has, and one fewer would not do.
+        let context = window + every * rows;
+        let globals = Globals::within(context, every, window);
+        assert_eq!(globals, Globals { every, rows });
+        assert_eq!(globals.departed(context - 1, window), rows);
+    }
+    assert!(Globals::default().beyond(1000, 1).is_empty());
+    assert_eq!(Globals::within(4096, 0, 64), Globals::default());
+    // No position overflows.
+    let most = Globals { every: 2, rows: 1 << 14 };
+    assert_eq!(most.beyond(u32::MAX, 1).len(), 1 << 14);
+}
+
+#[test]
 fn features_are_those_that_are_used() {
     let bytes = newer().finish().unwrap();
     let file = File::parse(&bytes).unwrap();
     file.verify().unwrap();
     assert_eq!(
         (file.header().minor, file.header().features),
-        (1, FEATURES & !(FEATURE_ALPHABET | FEATURE_MEMORY_TITANS))
+        (1, FEATURES & !(FEATURE_ALPHABET | FEATURE_MEMORY_TITANS | FEATURE_GLOBALS))
     );
     assert_eq!(Writer::from_file(&file).finish().unwrap(), bytes);
     for bit in [FEATURE_TERNARY_RANS, FEATURE_TERNARY_SPARSE] {

@@ -4,12 +4,12 @@ mod common;
 
 use std::path::PathBuf;
 
-use common::{full_config, model, newer, plain_config, searched, titans};
+use common::{full_config, globals, model, newer, plain_config, searched, titans};
 use forge_formats::write::Writer;
 use forge_formats::{File, ModelConfig};
 
 /// Folder and name, and the model it was written from.
-fn golden() -> [(&'static str, Vec<u8>); 6] {
+fn golden() -> [(&'static str, Vec<u8>); 7] {
     let write = |config: &ModelConfig| model(config).finish().unwrap();
     [
         ("v1_0/plain.forge", write(&plain_config())),
@@ -18,6 +18,7 @@ fn golden() -> [(&'static str, Vec<u8>); 6] {
         ("v1_0/extra.forge", model(&plain_config()).card("").extra(7, *b"later").finish().unwrap()),
         ("v1_1/newer.forge", newer().finish().unwrap()),
         ("v1_1/titans.forge", titans().finish().unwrap()),
+        ("v1_1/globals.forge", globals().finish().unwrap()),
     ]
 }
 

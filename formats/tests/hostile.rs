@@ -4,7 +4,7 @@
 mod common;
 
 use common::exercise::exercise;
-use common::{Raw, full_config, join, model, newer, patch_header, plain_config, searched, titans};
+use common::{Raw, full_config, globals, join, model, newer, patch_header, plain_config, searched, titans};
 use forge_formats::header::{ALIGN, HEADER_LEN, crc32};
 use forge_formats::write::Writer;
 
@@ -41,8 +41,8 @@ impl Rng {
     }
 }
 
-fn models() -> [Writer; 5] {
-    [model(&plain_config()).extra(3, [1]), model(&full_config()), searched(), newer(), titans()]
+fn models() -> [Writer; 6] {
+    [model(&plain_config()).extra(3, [1]), model(&full_config()), searched(), newer(), titans(), globals()]
 }
 
 fn rounds() -> usize {

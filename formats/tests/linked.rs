@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use forge_formats::codec::{HyperParams, SeedLmParams, VptqParams};
-use forge_formats::config::MemoryKind;
+use forge_formats::config::{Globals, MemoryKind};
 use forge_formats::manifest::Content;
 use forge_formats::{Codec, Error, File, Matrix};
 
@@ -58,6 +58,10 @@ fn a_file_of_another_codec_is_refused_by_name() {
     if !MemoryKind::Titans.is_linked() {
         left_out.insert("titans");
         assert!(refused.contains("titans"));
+    }
+    if !Globals::LINKED {
+        left_out.insert("globals");
+        assert!(refused.contains("globals"));
     }
     // A file that uses several is refused for the first of them.
     assert!(refused.is_subset(&left_out), "{refused:?} were refused, {left_out:?} are left out");

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use forge_formats::codec::encode::Simple;
 use forge_formats::codec::{Codec, HyperParams, SeedLmParams, VptqParams, payload_len};
-use forge_formats::config::{Activation, CacheKind, MemoryKind};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind};
 use forge_formats::header::crc32;
 use forge_formats::role::RoleKind;
 use forge_formats::tokenizer::{SpecialKind, TokenizerSpec};
@@ -217,6 +217,7 @@ fn config(input: &mut Input<'_>, vocab: u32) -> ModelConfig {
         mem_layers: if flag(4) { input.below(1 << layers) as u64 } else { 0 },
         cache: if flag(5) { CacheKind::Int8 } else { CacheKind::F32 },
         memory: if flag(6) { MemoryKind::Titans } else { MemoryKind::Ema },
+        globals: if flag(7) { Globals { every: input.from(2, 4), rows: input.from(1, 3) } } else { Globals::default() },
     }
 }
 

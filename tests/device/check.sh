@@ -64,7 +64,7 @@ code() { # profile, name, codecs
 sizes() { # of every program with the codecs it is measured with
   local profile
   for profile in small release; do
-    for program in minimal:ternary2b,int8 minimal:codecs,titans full:codecs,titans; do
+    for program in minimal:ternary2b,int8 minimal:codecs,titans full:codecs,titans full:codecs,titans,globals; do
       printf '%s\t%s\t%s\t%s\n' "$profile" "${program%:*}" "${program#*:}" "$(code "$profile" "${program%:*}" "${program#*:}")"
     done
   done

@@ -10,7 +10,7 @@
 use std::path::PathBuf;
 
 use forge_formats::codec::encode::Simple;
-use forge_formats::config::{Activation, CacheKind, MemoryKind};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind};
 use forge_runtime::testing::{Noise, random_model};
 use forge_runtime::{Model, ModelConfig};
 
@@ -94,6 +94,7 @@ fn plain() -> ModelConfig {
         mem_layers: 0,
         cache: CacheKind::default(),
         memory: MemoryKind::default(),
+        globals: Globals::default(),
     }
 }
 
@@ -143,6 +144,8 @@ pub fn recipes() -> Vec<Recipe> {
     let memory = ModelConfig { mem_dim: 20, mem_gate: 8, mem_layers: 0b11, ..plain() };
     let grouped = grouped();
     let int8 = |config| ModelConfig { cache: CacheKind::Int8, ..config };
+    // More than are kept leave the window.
+    let globals = |every, rows, config| ModelConfig { globals: Globals { every, rows }, ..config };
     let titans = |config| ModelConfig { memory: MemoryKind::Titans, ..config };
     let wide = wide();
     // Read and write well past the window.
@@ -184,8 +187,10 @@ pub fn recipes() -> Vec<Recipe> {
         long(random("wide_rans", TernaryRans, wide.clone())),
         Recipe { sampled: Some(9), ..long(random("wide_sparse", TernarySparse, int8(wide.clone()))) },
         long(random("titans", Ternary2b, short(titans(full())))),
-        long(random("wide_titans", Ternary5x8, titans(wide))),
+        long(random("wide_titans", Ternary5x8, titans(wide.clone()))),
         Recipe { source: Source::Thinking, ..random("thinking", F32, plain()) },
+        long(random("globals", Ternary2b, globals(4, 3, short(full())))),
+        long(random("wide_globals", Ternary5x8, globals(2, 9, int8(wide.clone())))),
     ]
 }
 

@@ -6,7 +6,7 @@
 //! may therefore occur only once.
 
 use forge_formats::codec::encode::{Simple, encode};
-use forge_formats::config::{Activation, CacheKind, MemoryKind};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind};
 use forge_formats::tokenizer::{SpecialKind, TokenizerTable};
 use forge_formats::tools::{SlotSpec, ToolSpec, ValueSpec, to_bytes};
 use forge_formats::write::Writer;
@@ -101,6 +101,7 @@ fn written(tokenizer: Vec<u8>, script: &[u16], others: &[u16], card: &str) -> Ve
         mem_layers: 0,
         cache: CacheKind::default(),
         memory: MemoryKind::default(),
+        globals: Globals::default(),
     };
     let mut writer = Writer::new(config.clone());
     for (role, layer, [rows, cols]) in config.tensors() {

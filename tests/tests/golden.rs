@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use forge_formats::Role;
+use forge_formats::config::Globals;
 use forge_formats::manifest::Content;
+use forge_formats::write::Writer;
+use forge_formats::{File, ModelConfig, Role};
 use forge_runtime::constrain::Mode;
 use forge_runtime::{Constraint, Generator, Model, Sampler, Session, Workspace, call};
 use forge_tests::golden::{Case, folder, recipes, run};
@@ -88,6 +90,41 @@ fn cases_cover_halting_and_the_window() {
         let short = ["halting", "full"].contains(&name);
         assert!(short || session.position() > 2 * model.config().window, "{name} stays within the window");
     }
+}
+
+/// More global positions have left the window than are kept, and what they add shows: without them, the same steps give
+/// something else.
+#[test]
+fn cases_cover_globals() {
+    for name in ["globals", "wide_globals"] {
+        let (case, file) = named(name);
+        let model = Model::parse(&file).expect("a model");
+        let (globals, window) = (model.config().globals, model.config().window);
+        let read = case.prompt.len() + case.generated.len() - 1;
+        assert!(globals.departed(read as u32 - 1, window) > globals.rows, "{name}");
+        // One more of them shows as well, and so do others.
+        let more = Globals { rows: globals.rows + 1, ..globals };
+        let others = Globals { every: globals.every + 1, ..globals };
+        for changed in [Globals::default(), more, others] {
+            let config = ModelConfig { globals: changed, ..model.config().clone() };
+            assert_ne!(rerun(&case, &rewritten(&file, config)).crc, case.crc, "{name}: {changed:?}");
+        }
+    }
+}
+
+/// A file with another configuration that has the same tensors.
+fn rewritten(file: &[u8], config: ModelConfig) -> Vec<u8> {
+    let file = File::parse(file).expect("a model");
+    let mut writer = Writer::new(config);
+    for section in file.sections() {
+        let bytes = file.section_bytes(&section).to_vec();
+        writer = match section.content {
+            Content::Tensor { role, layer, codec, .. } => writer.tensor(role, layer, codec, bytes),
+            Content::Tokenizer => writer.tokenizer(bytes),
+            _ => writer,
+        };
+    }
+    writer.finish().expect("the same tensors")
 }
 
 #[test]

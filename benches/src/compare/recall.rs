@@ -1,4 +1,5 @@
-//! `compare recall`: associative recall beyond the attention window, with each kind of memory and without one.
+//! `compare recall`: associative recall beyond the attention window, with each kind of memory, with global positions that
+//! stay in sight, and without either.
 //!
 //! A sequence states pairs of a key and a value, then says nothing for longer than attention reaches back through all
 //! blocks, then asks for every key in another order. What counts is the value behind each question, by the emitted
@@ -8,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind, ModelConfig};
 use forge_runtime::{Model, Session, Workspace};
 use forge_train::config::{TokenizerConfig, TokenizerKind, TrainConfig};
 use forge_train::data::batch::Batch;
@@ -31,6 +32,8 @@ const JUDGED: u64 = 200;
 const WINDOW: u32 = 16;
 /// Tokens that say nothing between the pairs and the questions: more than both blocks' windows reach together.
 const GAP: usize = 34;
+/// Distance between global positions: as long as a pair, so that each pair has one.
+const EVERY: u32 = 2;
 const KEYS: &[u8] = b"abcdefghijklmnopqrstuvwxyz";
 const VALUES: &[u8] = b"0123456789";
 
@@ -49,8 +52,8 @@ pub(crate) struct Options {
     /// Seeds that are reported
     #[arg(long, value_delimiter = ',', default_value = "1,2,3")]
     seeds: Vec<u64>,
-    /// Kinds of memory: none, ema, titans
-    #[arg(long, value_delimiter = ',', default_value = "none,ema,titans")]
+    /// Kinds of memory: none, ema, titans, or globals: no memory, but global positions
+    #[arg(long, value_delimiter = ',', default_value = "none,ema,titans,globals")]
     memories: Vec<String>,
     /// Where training computes
     #[arg(long, default_value = "cpu")]
@@ -134,13 +137,14 @@ impl BatchSource for Pairs {
     }
 }
 
-fn model(memory: &str, width: u32, vocab: u32) -> Result<ModelConfig> {
+fn model(memory: &str, width: u32, vocab: u32, length: usize) -> Result<ModelConfig> {
     let kind = match memory {
-        "none" | "ema" => MemoryKind::Ema,
+        "none" | "ema" | "globals" => MemoryKind::Ema,
         "titans" => MemoryKind::Titans,
-        other => anyhow::bail!("no memory is called `{other}`; there are none, ema and titans"),
+        other => anyhow::bail!("no memory is called `{other}`; there are none, ema, titans and globals"),
     };
-    let width = if memory == "none" { 0 } else { width };
+    let width = if ["none", "globals"].contains(&memory) { 0 } else { width };
+    let every = if memory == "globals" { EVERY } else { 0 };
     Ok(ModelConfig {
         vocab,
         dim: 64,
@@ -163,6 +167,7 @@ fn model(memory: &str, width: u32, vocab: u32) -> Result<ModelConfig> {
         mem_layers: if width > 0 { 0b10 } else { 0 },
         cache: CacheKind::F32,
         memory: kind,
+        globals: Globals::within(u32::try_from(length)?, every, WINDOW),
     })
 }
 
@@ -207,7 +212,7 @@ fn run_one(options: &Options, memory: &str, seed: u64) -> Result<(usize, usize, 
     };
     let supervision = Supervision { recursions: vec![1.0], halt_weight: 0.0, halt_margin: 0.0 };
     let mut objective = LanguageModel::supervised(Arc::new(pairs()), supervision);
-    let start = Weights::init(&model(memory, options.width, tokenizer.vocab())?, seed);
+    let start = Weights::init(&model(memory, options.width, tokenizer.vocab(), length)?, seed);
     let trained = train(&environment, &stage, &start, &mut objective)?;
     let card = Card {
         forge: env!("CARGO_PKG_VERSION"),

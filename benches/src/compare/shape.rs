@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use forge_formats::ModelConfig;
-use forge_formats::config::{Activation, CacheKind, MemoryKind};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind};
 
 /// A model's sizes: multi-head attention, SwiGLU, tied embedding, neither recursion nor memory, so that every other
 /// runtime can run it too.
@@ -79,6 +79,7 @@ impl Shape {
             mem_layers: 0,
             cache: CacheKind::default(),
             memory: MemoryKind::default(),
+            globals: Globals::default(),
         }
     }
 

@@ -23,6 +23,10 @@ macro_rules! floats_with {
                     => generic::attend_fixed),
             attend_int8: compiled!($feature, attend_int8(head: &HeadInt8<'_>, query: &[f32], scale: f32, scratch: &mut [f32], out: &mut [f32])
                     => generic::attend_int8),
+            attend_hybrid: compiled!($feature, attend_hybrid(parts: &[HeadF32<'_>; 2], query: &[f32], scale: f32, scratch: &mut [f32], out: &mut [f32])
+                    => generic::attend_hybrid_fixed),
+            attend_hybrid_int8: compiled!($feature, attend_hybrid_int8(parts: &[HeadInt8<'_>; 2], query: &[f32], scale: f32, scratch: &mut [f32], out: &mut [f32])
+                    => generic::attend_hybrid_int8),
             store_int8: compiled!($feature, store_int8(x: &[f32], q: &mut [i8]) -> f32 => generic::store_int8),
             swiglu: compiled!($feature, swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) => generic::swiglu),
             relu2: compiled!($feature, relu2(gate: &[f32], up: &[f32], out: &mut [f32]) => generic::relu2),

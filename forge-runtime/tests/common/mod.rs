@@ -5,7 +5,7 @@ pub(crate) mod reference;
 
 use forge_formats::ModelConfig;
 use forge_formats::codec::encode::Simple;
-use forge_formats::config::{Activation, CacheKind, MemoryKind};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind};
 use forge_runtime::testing::Noise;
 use forge_runtime::{Model, Session, Workspace};
 
@@ -44,6 +44,7 @@ pub(crate) fn plain() -> ModelConfig {
         mem_layers: 0,
         cache: CacheKind::default(),
         memory: MemoryKind::default(),
+        globals: Globals::default(),
     }
 }
 
@@ -75,8 +76,15 @@ pub(crate) fn random_config(noise: &mut Noise) -> ModelConfig {
         mem_gate: if memory { 1 + noise.below(40) as u32 } else { 0 },
         mem_layers: if memory { noise.next_u64() & ((1 << layers) - 1) } else { 0 },
         memory: if noise.below(2) == 0 { MemoryKind::Ema } else { MemoryKind::Titans },
+        globals: random_globals(noise),
         ..plain()
     }
+}
+
+/// None as often as any; few enough that they are overwritten, or more than there are positions.
+fn random_globals(noise: &mut Noise) -> Globals {
+    let (every, rows) = (2 + noise.below(5) as u32, 1 + noise.below(20) as u32);
+    if noise.below(2) == 0 { Globals::default() } else { Globals { every, rows } }
 }
 
 /// Random tokens of a vocabulary.

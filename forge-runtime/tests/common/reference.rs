@@ -81,6 +81,15 @@ impl<'a> Reference<'a> {
         linear(&self.file.tensor(role, layer as u32).unwrap(), x)
     }
 
+    /// The positions that the newest attends to: the latest global ones that have left the window, then the window.
+    fn seen(&self) -> Vec<usize> {
+        let [window, every, rows] =
+            [self.config.window, self.config.globals.every, self.config.globals.rows].map(|n| n as usize);
+        let first = (self.position + 1).saturating_sub(window);
+        let left: Vec<usize> = (0..first).filter(|at| every > 0 && at % every == 0).collect();
+        left.iter().rev().take(rows).rev().copied().chain(first..=self.position).collect()
+    }
+
     fn attend(&mut self, t: usize, l: usize, mut qkv: Vec<f32>) -> Vec<f32> {
         let c = self.config.clone();
         let (d, attn, kv) = (c.head_dim as usize, c.attn_dim() as usize, c.kv_dim() as usize);
@@ -101,20 +110,20 @@ impl<'a> Reference<'a> {
         }
         self.keys[t][l].push(qkv[attn..attn + kv].to_vec());
         self.values[t][l].push(qkv[attn + kv..].to_vec());
-        let first = (self.position + 1).saturating_sub(c.window as usize);
+        let seen = self.seen();
         let mut out = Vec::new();
         for h in 0..c.heads as usize {
             let g = h / (c.heads / c.kv_heads) as usize;
             let q = &qkv[h * d..(h + 1) * d];
             let scale = 1.0 / sqrt(d as f32);
             let s: Vec<f32> =
-                self.keys[t][l][first..].iter().map(|k| dot(q, &k[g * d..(g + 1) * d]) * scale).collect();
+                seen.iter().map(|at| dot(q, &self.keys[t][l][*at][g * d..(g + 1) * d]) * scale).collect();
             let top = s.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let e: Vec<f32> = s.iter().map(|s| exp(s - top)).collect();
             for i in 0..d {
                 let mut sum = 0.0f32;
-                for (e, v) in e.iter().zip(&self.values[t][l][first..]) {
-                    sum += e * v[g * d + i];
+                for (e, at) in e.iter().zip(&seen) {
+                    sum += e * self.values[t][l][*at][g * d + i];
                 }
                 out.push(sum * (1.0 / sum16(&e)));
             }
@@ -129,23 +138,24 @@ impl<'a> Reference<'a> {
         let heads = |x: &[f32]| x.chunks(d).flat_map(int8).collect::<Vec<f32>>();
         self.keys[t][l].push(heads(&qkv[attn..attn + kv]));
         self.values[t][l].push(heads(&qkv[attn + kv..]));
-        let first = (self.position + 1).saturating_sub(c.window as usize);
+        let seen = self.seen();
         let scale = 1.0 / sqrt(d as f32);
         let mut out = Vec::new();
         for h in 0..c.heads as usize {
             let g = h / (c.heads / c.kv_heads) as usize * (d + 1);
             let q = int8(&qkv[h * d..(h + 1) * d]);
-            let score = |k: &Vec<f32>| {
-                let k = &k[g..g + d + 1];
+            let score = |at: &usize| {
+                let k = &self.keys[t][l][*at][g..g + d + 1];
                 let sum: i64 = q[1..].iter().zip(&k[1..]).map(|(a, b)| *a as i64 * *b as i64).sum();
                 sum as f32 * (q[0] * k[0]) * scale
             };
-            let s: Vec<f32> = self.keys[t][l][first..].iter().map(score).collect();
+            let s: Vec<f32> = seen.iter().map(score).collect();
             let top = s.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let e: Vec<f32> = s.iter().map(|s| exp(s - top)).collect();
             for i in 0..d {
                 let mut sum = 0.0f32;
-                for (e, v) in e.iter().zip(&self.values[t][l][first..]) {
+                for (e, at) in e.iter().zip(&seen) {
+                    let v = &self.values[t][l][*at];
                     sum += (e * v[g]) * v[g + 1 + i];
                 }
                 out.push(sum * (1.0 / sum16(&e)));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use forge_formats::config::{MemoryKind, ModelConfig};
+use forge_formats::config::{Globals, MemoryKind, ModelConfig};
 use forge_formats::file::File;
 use forge_formats::manifest::{Content, Section};
 use forge_formats::tools::TAG;
@@ -193,13 +193,17 @@ fn config_rows(c: &ModelConfig) -> Vec<[String; 2]> {
         }
     };
     let halting = if c.halting { format!(", halting above {}", c.halt_threshold) } else { String::new() };
+    let globals = match c.globals {
+        Globals { every: 0, .. } => String::new(),
+        Globals { every, rows } => format!(", beyond it one in {every}, the latest {rows} of them"),
+    };
     let head = if c.tied { "tied" } else { "own head" };
     [
         ("vocabulary", format!("{} ({head})", c.vocab)),
         ("width", c.dim.to_string()),
         ("blocks", format!("{}, applied {} times{halting}", c.layers, c.recursion)),
         ("attention", format!("{} heads of {}, {} for keys and values", c.heads, c.head_dim, c.kv_heads)),
-        ("window", format!("{} tokens", c.window)),
+        ("window", format!("{} tokens{globals}", c.window)),
         ("feed-forward", format!("{} ({:?})", c.ffn, c.activation)),
         ("memory", memory),
     ]

@@ -1,4 +1,7 @@
+use forge_formats::config::Globals;
+
 use super::*;
+use crate::recipe::Recipe;
 
 fn set(assignments: &[&str]) -> Result<Config> {
     let set: Vec<String> = assignments.iter().map(ToString::to_string).collect();
@@ -180,6 +183,30 @@ fn configurations_without_branches_and_lengths_still_load() {
     assert_eq!((config.branches, config.length_curriculum), (Default::default(), Vec::new()));
     let plain = crate::config::BranchConfig::default();
     assert_eq!((plain.threshold(0.9), plain.margin(0.005)), (0.9, 0.005));
+}
+
+#[test]
+fn global_positions_are_off_until_they_are_asked_for_and_then_reach_as_far_as_sequences() {
+    for preset in [Preset::Nano, Preset::Tiny, Preset::M25] {
+        assert_eq!(Config::preset(preset).model_config(300).globals, Globals::default());
+    }
+    let config = set(&["model.global_every=16", "model.window=40"]).unwrap();
+    let globals = config.model_config(300).globals;
+    assert_eq!(globals, Globals { every: 16, rows: (config.data.max_len as u32 - 40).div_ceil(16) });
+    config.model_config(300).validate().unwrap();
+    for bad in ["1", "257", "4294967295"] {
+        let (what, hint) = complaint(set(&[&format!("model.global_every={bad}")]));
+        assert!(what.contains("model.global_every") && what.contains(bad) && hint.contains("16"), "{what}");
+        let recipe = Recipe::load("char-cpu", &[format!("model.global_every={bad}")]);
+        assert!(recipe.unwrap_err().to_string().contains("model.global_every"));
+    }
+    let recipe = Recipe::load("char-cpu", &["model.global_every=4".into(), "model.window=8".into()]).unwrap();
+    let rows = (recipe.data.block as u32 - 8).div_ceil(4);
+    assert_eq!(recipe.model_config(90).globals, Globals { every: 4, rows });
+    // What a session wrote before there were any.
+    let mut table = to_table(&Config::preset(Preset::Nano)).unwrap();
+    assert!(table["model"].as_table_mut().unwrap().remove("global_every").is_some());
+    assert_eq!(finish::<Config>(table).unwrap().model.global_every, 0);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use forge_formats::codec::encode::Simple;
-use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind, ModelConfig};
 use forge_formats::tools::ValueSpec;
 use forge_formats::write::Writer;
 use forge_formats::{File, Role};
@@ -31,6 +31,7 @@ fn config() -> ModelConfig {
         mem_layers: 0,
         cache: CacheKind::default(),
         memory: MemoryKind::default(),
+        globals: Globals::default(),
     }
 }
 

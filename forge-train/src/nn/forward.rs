@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use forge_formats::role::Role;
 
 use super::network::{Network, Projections};
-use super::ops::attention::Attention;
+use super::ops::attention::{Attention, Reach};
 use super::ops::block::Parameter;
 use super::ops::carry::{Carry, HaltLogit};
 use super::ops::dropout::{Dropout, Dropped, Mask};
@@ -154,7 +154,7 @@ impl<'n> Pass<'n> {
             heads: c.heads as usize,
             kv_heads: c.kv_heads as usize,
             head_dim: c.head_dim as usize,
-            window: c.window as usize,
+            reach: Reach::of(c),
             cols,
             rope: Arc::new(Rope::new(cols, c.head_dim as usize, c.rope_log2_theta)),
             exact: matches!(net.precision().projections, Projections::Ternary { lambda } if lambda >= 1.0),

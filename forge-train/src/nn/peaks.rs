@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-use super::ops::attention::Attention;
+use super::ops::attention::{Attention, Reach};
 use super::ops::simd::vectorised;
 use crate::error::Result;
 use forge_runtime::math;
@@ -57,18 +57,21 @@ fn of_sequence(attention: &Attention, rows: &[f32], wide: usize) -> Vec<f32> {
     for kv in 0..attention.kv_heads {
         let keys = rotated(attention.heads + kv);
         for head in kv * group..(kv + 1) * group {
-            peaks.push(largest(&rotated(head), &keys, d, attention.window) / math::sqrt(d as f32));
+            peaks.push(largest(&rotated(head), &keys, d, attention.reach) / math::sqrt(d as f32));
         }
     }
     peaks
 }
 
 vectorised! {
-/// Largest product of a query with a key of the window that ends at it.
-fn largest(queries: &[f32], keys: &[f32], d: usize, window: usize) -> f32 {
+/// Largest product of a query with a key that it attends to.
+fn largest(queries: &[f32], keys: &[f32], d: usize, reach: Reach) -> f32 {
     let mut peak = f32::NEG_INFINITY;
     for (position, query) in queries.chunks_exact(d).enumerate() {
-        let from = (position + 1).saturating_sub(window);
+        for at in reach.beyond(position) {
+            peak = peak.max(math::dot(query, &keys[at * d..][..d]));
+        }
+        let from = reach.window_start(position);
         for key in keys[from * d..(position + 1) * d].chunks_exact(d) {
             peak = peak.max(math::dot(query, key));
         }

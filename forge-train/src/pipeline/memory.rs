@@ -144,8 +144,9 @@ fn logits_bytes(model: &ModelConfig, stage: &StageKind<'_>, place: Place) -> u64
 /// What the evaluation of an emitted file takes: its examples, and the keys and values of those read side by side.
 fn evaluation_bytes(config: &Config, model: &ModelConfig) -> u64 {
     let examples = config.data.eval_examples as u64;
-    let caches = 4 * 2 * u64::from(model.recursion) * u64::from(model.layers) * u64::from(model.window);
+    let caches = 4 * 2 * u64::from(model.recursion) * u64::from(model.layers);
     let heads = u64::from(model.kv_heads * model.head_dim);
+    let caches = caches * u64::from(model.window + model.globals.rows);
     EVALUATION_BYTES * examples + caches * heads * examples.min((SHARDS * TOGETHER) as u64)
 }
 

@@ -1,5 +1,7 @@
 //! Tests of what training is predicted to need.
 
+use forge_formats::config::Globals;
+
 use super::*;
 use crate::config::Preset;
 
@@ -77,5 +79,20 @@ fn phases_keep_to_their_budgets_as_far_as_weights_allow() {
             assert!(trained > budget, "{phase} could do with less than {needed}");
             assert!(needed <= 1_250_000_000, "{phase} needs {needed}");
         }
+    }
+}
+
+/// Evaluation keeps the global positions beside the window; training keeps no more than it did.
+#[test]
+fn global_positions_take_memory_in_evaluation_alone() {
+    let (config, model) = m25();
+    let globals = ModelConfig { globals: Globals { every: 16, rows: 16 }, ..model.clone() };
+    let grown = evaluation_bytes(&config, &globals) - evaluation_bytes(&config, &model);
+    let window = evaluation_bytes(&config, &model) - EVALUATION_BYTES * config.data.eval_examples as u64;
+    assert_eq!(grown * u64::from(model.window), window * 16);
+    for stage in stages(PhaseId::Cognate, &config) {
+        let [with, without] =
+            [&globals, &model].map(|m| stage_bytes(m, &stage, stage.train, 512, Place::Gpu));
+        assert_eq!(with, without);
     }
 }

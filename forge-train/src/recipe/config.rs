@@ -165,7 +165,7 @@ impl Recipe {
 
     /// The model's configuration once the tokenizer's size is known.
     pub fn model_config(&self, vocab: u32) -> ModelConfig {
-        self.model.config(vocab)
+        self.model.config(vocab, self.data.block)
     }
 
     /// The arithmetic trained for.
@@ -190,7 +190,7 @@ impl Recipe {
         if self.train.steps == 0 {
             return wrong("`train.steps` is 0", "set it to at least 1");
         }
-        Ok(())
+        self.model.check()
     }
 }
 
@@ -220,6 +220,7 @@ impl Default for Recipe {
                 mem_gate: 0,
                 mem_layers: Vec::new(),
                 memory: MemoryKind::Ema,
+                global_every: 0,
             },
             tokenizer: TokenizerConfig { kind: TokenizerKind::Char, vocab: 512 },
             data: RecipeData { block: 64, valid_share: 0.1, clean: true, prompt_weight: 0.0, augment: 0.0 },

@@ -6,9 +6,9 @@ pub mod exercise;
 use forge_formats::codec::bitstream::BitWriter;
 use forge_formats::codec::encode::{Simple, encode};
 use forge_formats::codec::{Codec, HyperParams, SeedLmParams, VptqParams, hyper};
-use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind, ModelConfig};
 use forge_formats::file::File;
-use forge_formats::header::{ALIGN, HEADER_LEN, Header, crc32};
+use forge_formats::header::{ALIGN, FEATURE_GLOBALS, HEADER_LEN, Header, crc32};
 use forge_formats::manifest::{Content, Head, Section};
 use forge_formats::role::{Role, RoleKind};
 use forge_formats::tokenizer::{SpecialKind, TokenizerSpec, TokenizerTable};
@@ -56,6 +56,7 @@ pub fn plain_config() -> ModelConfig {
         mem_layers: 0,
         cache: CacheKind::default(),
         memory: MemoryKind::default(),
+        globals: Globals::default(),
     }
 }
 
@@ -211,6 +212,9 @@ impl Raw {
     pub fn manifest(&self) -> Vec<u8> {
         let sections = self.count.unwrap_or(self.sections.len() as u16);
         let mut out = postcard::to_allocvec(&Head { config: self.config.clone(), sections }).unwrap();
+        if self.features & FEATURE_GLOBALS != 0 {
+            out.extend(postcard::to_allocvec(&self.config.globals).unwrap());
+        }
         self.sections.iter().for_each(|s| out.extend(postcard::to_allocvec(s).unwrap()));
         out.extend(&self.manifest_tail);
         out
@@ -265,8 +269,8 @@ impl Raw {
     }
 }
 
-/// The full model as one of version 1.1 that uses everything new but matrices: trits entropy-coded and sparse in turn,
-/// int8 caches, and tools.
+/// The full model as one of version 1.1 that uses everything new but matrices and globals: trits entropy-coded and
+/// sparse in turn, int8 caches, and tools.
 pub fn newer() -> Writer {
     let config = ModelConfig { cache: CacheKind::Int8, ..full_config() };
     let projections = config.tensors().filter(|(role, ..)| role.kind() == RoleKind::Projection);
@@ -286,6 +290,11 @@ pub fn newer() -> Writer {
 /// The full model with memories that are matrices.
 pub fn titans() -> Writer {
     model(&ModelConfig { memory: MemoryKind::Titans, ..full_config() })
+}
+
+/// The full model with global positions, of which the latest two are kept.
+pub fn globals() -> Writer {
+    model(&ModelConfig { globals: Globals { every: 3, rows: 2 }, ..full_config() })
 }
 
 /// A tool table for [`spec`]: the timer takes any of a few words, or minutes.

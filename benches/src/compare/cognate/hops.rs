@@ -5,7 +5,7 @@
 //! helps another. Each application is a look-up that needs the one before. Chance is one in eight.
 
 use anyhow::{Context, Result};
-use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind, ModelConfig};
 use forge_runtime::{Model, Session, Workspace};
 use forge_train::data::batch::Batch;
 use forge_train::data::source::BatchSource;
@@ -142,6 +142,7 @@ pub(super) fn model(layers: u32, recursion: u32, vocab: u32) -> ModelConfig {
         mem_layers: 0,
         cache: CacheKind::F32,
         memory: MemoryKind::Ema,
+        globals: Globals::default(),
     }
 }
 

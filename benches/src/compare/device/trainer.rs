@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use candle_core::Device;
-use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind, ModelConfig};
 use forge_train::config::{Config, Preset, TrainConfig};
 use forge_train::data::batch::Batch;
 use forge_train::data::source::BatchSource;
@@ -67,6 +67,7 @@ fn model() -> ModelConfig {
         mem_layers: 0,
         cache: CacheKind::F32,
         memory: MemoryKind::default(),
+        globals: Globals::default(),
     }
 }
 

@@ -22,21 +22,27 @@ pub(crate) struct HeadF32<'c> {
 /// `out = Σ softmax(query · keys · scale) · values`. `scratch` holds twice the window rounded up to sixteen.
 #[inline(always)]
 pub(crate) fn attend(head: &HeadF32<'_>, query: &[f32], scale: f32, scratch: &mut [f32], out: &mut [f32]) {
-    let width = query.len();
     let half = scratch.len() / 2;
     let (scores, ordered) = scratch.split_at_mut_checked(half).unwrap_or_default();
+    score(head, query, scale, scores);
+    let scores = by_age(scores, ordered, head.len, head.first);
+    softmax_weights(scores);
+    let (newer, older) = head.values.split_at_checked(head.first * out.len()).unwrap_or_default();
+    weigh(&Weighing { runs: [older, newer], weights: scores, width: out.len() }, out);
+    let inverse = 1.0 / sum16(scores);
+    out.iter_mut().for_each(|o| *o *= inverse);
+}
+
+/// The scores of a cache's slots, as they lie.
+#[inline(always)]
+pub(super) fn score(head: &HeadF32<'_>, query: &[f32], scale: f32, scores: &mut [f32]) {
     let blocks = head.len.div_ceil(LANES);
     let mut keys = head.keys.as_chunks::<LANES>().0;
     for scores in scores.as_chunks_mut::<LANES>().0.iter_mut().take(blocks) {
-        let (block, after) = keys.split_at_checked(width).unwrap_or_default();
+        let (block, after) = keys.split_at_checked(query.len()).unwrap_or_default();
         keys = after;
         *scores = score_block(query, block, scale);
     }
-    let scores = by_age(scores, ordered, head.len, head.first);
-    softmax_weights(scores);
-    weigh(head, scores, out);
-    let inverse = 1.0 / sum16(scores);
-    out.iter_mut().for_each(|o| *o *= inverse);
 }
 
 /// The first `len` scores in order of age: as they are, or copied when the ring has wrapped.
@@ -128,10 +134,7 @@ fn plus(mut a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
 
 /// `out = Σ weights[j] · values[j]`, j by age, from 0.
 #[inline(always)]
-fn weigh(head: &HeadF32<'_>, weights: &[f32], out: &mut [f32]) {
-    let width = out.len();
-    let (newer, older) = head.values.split_at_checked(head.first * width).unwrap_or_default();
-    let sum = Weighing { halves: [older, newer], weights, width };
+pub(super) fn weigh<const RUNS: usize>(sum: &Weighing<'_, RUNS>, out: &mut [f32]) {
     // Four vectors of channels at a time keep the adders busy.
     let (wide, rest) = out.as_chunks_mut::<{ 4 * LANES }>();
     let mut at = 0;
@@ -155,24 +158,24 @@ fn weigh(head: &HeadF32<'_>, weights: &[f32], out: &mut [f32]) {
 }
 
 /// What the groups of channels share.
-struct Weighing<'c> {
-    /// Values by age: the ring's older part, then its newer one.
-    halves: [&'c [f32]; 2],
-    weights: &'c [f32],
-    width: usize,
+pub(super) struct Weighing<'c, const RUNS: usize> {
+    /// Values by age: of each ring its older part, then its newer one.
+    pub(super) runs: [&'c [f32]; RUNS],
+    pub(super) weights: &'c [f32],
+    pub(super) width: usize,
 }
 
-impl Weighing<'_> {
+impl<const RUNS: usize> Weighing<'_, RUNS> {
     /// The sums of `N` channels from `at` on.
     #[inline(always)]
     fn channels<const N: usize>(&self, at: usize) -> [f32; N] {
         let mut sums = [0.0; N];
         let mut weights = self.weights;
-        for half in self.halves {
-            let positions = half.len() / self.width.max(1);
+        for run in self.runs {
+            let positions = run.len() / self.width.max(1);
             let (now, later) = weights.split_at_checked(positions).unwrap_or((weights, &[]));
             weights = later;
-            let mut rest = half;
+            let mut rest = run;
             for weight in now {
                 let (value, after) = rest.split_at_checked(self.width).unwrap_or_default();
                 rest = after;

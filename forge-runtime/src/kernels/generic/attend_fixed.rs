@@ -2,7 +2,10 @@
 //! [`attend`] alone.
 #![forbid(unsafe_code)]
 
+use forge_formats::config::Globals;
+
 use super::attend::{HeadF32, attend, by_age, softmax_weights};
+use super::attend_hybrid::{attend_hybrid, hybrid_weights};
 use crate::math::{LANES, sum16};
 
 /// As [`attend`], to the bit.
@@ -24,6 +27,28 @@ pub(crate) fn attend_fixed(
     }
 }
 
+/// As [`attend_hybrid`], to the bit.
+#[inline(always)]
+pub(crate) fn attend_hybrid_fixed(
+    parts: &[HeadF32<'_>; 2],
+    query: &[f32],
+    scale: f32,
+    scratch: &mut [f32],
+    out: &mut [f32],
+) {
+    if !Globals::LINKED {
+        return;
+    }
+    let (query_chunks, _) = query.as_chunks::<LANES>();
+    match query.len() {
+        16 => hybrid::<1, 16>(parts, query_chunks, scale, scratch, out),
+        32 => hybrid::<2, 32>(parts, query_chunks, scale, scratch, out),
+        64 => hybrid::<4, 64>(parts, query_chunks, scale, scratch, out),
+        128 => hybrid::<8, 128>(parts, query_chunks, scale, scratch, out),
+        _ => attend_hybrid(parts, query, scale, scratch, out),
+    }
+}
+
 /// Sixteen channels.
 type Chunk = [f32; LANES];
 
@@ -41,11 +66,7 @@ fn fixed<const C: usize, const N: usize>(
     };
     let half = scratch.len() / 2;
     let (scores, ordered) = scratch.split_at_mut_checked(half).unwrap_or_default();
-    let rows = head.keys.as_chunks::<LANES>().0.as_chunks::<LANES>().0;
-    let blocks = rows.as_chunks::<C>().0.iter().take(head.len.div_ceil(LANES));
-    for (scores, block) in scores.as_chunks_mut::<LANES>().0.iter_mut().zip(blocks) {
-        *scores = score_block(query, block, scale);
-    }
+    score(head, query, scale, scores);
     let scores = by_age(scores, ordered, head.len, head.first);
     softmax_weights(scores);
     let positions = head.values.as_chunks::<N>().0;
@@ -55,6 +76,42 @@ fn fixed<const C: usize, const N: usize>(
     let inverse = 1.0 / sum16(scores);
     for (out, sum) in out.iter_mut().zip(sums) {
         *out = sum * inverse;
+    }
+}
+
+/// As [`fixed`], over two caches.
+#[inline(always)]
+fn hybrid<const C: usize, const N: usize>(
+    parts: &[HeadF32<'_>; 2],
+    query: &[Chunk],
+    scale: f32,
+    scratch: &mut [f32],
+    out: &mut [f32],
+) {
+    let (Some(query), Some(out)) = (query.first_chunk::<C>(), out.first_chunk_mut::<N>()) else {
+        return;
+    };
+    let weights = hybrid_weights(parts, scratch, |head, scores| score(head, query, scale, scores));
+    let (mut sums, mut rest) = ([0.0; N], &*weights);
+    for run in parts.iter().flat_map(|head| head.runs(N)) {
+        let values = run.as_chunks::<N>().0;
+        let (now, later) = rest.split_at_checked(values.len()).unwrap_or_default();
+        sums = weigh(sums, now, values);
+        rest = later;
+    }
+    let inverse = 1.0 / sum16(weights);
+    for (out, sum) in out.iter_mut().zip(sums) {
+        *out = sum * inverse;
+    }
+}
+
+/// The scores of a cache's slots, as they lie.
+#[inline(always)]
+fn score<const C: usize>(head: &HeadF32<'_>, query: &[Chunk; C], scale: f32, scores: &mut [f32]) {
+    let rows = head.keys.as_chunks::<LANES>().0.as_chunks::<LANES>().0;
+    let blocks = rows.as_chunks::<C>().0.iter().take(head.len.div_ceil(LANES));
+    for (scores, block) in scores.as_chunks_mut::<LANES>().0.iter_mut().zip(blocks) {
+        *scores = score_block(query, block, scale);
     }
 }
 

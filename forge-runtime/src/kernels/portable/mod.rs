@@ -31,7 +31,12 @@ pub(super) const FLOATS: Floats = Floats {
     attend: generic::attend,
     #[cfg(little_code)]
     attend: generic::attend_compact,
+    #[cfg(not(little_code))]
+    attend_hybrid: generic::attend_hybrid,
+    #[cfg(little_code)]
+    attend_hybrid: generic::attend_hybrid_compact,
     attend_int8: generic::attend_int8,
+    attend_hybrid_int8: generic::attend_hybrid_int8,
     store_int8: generic::store_int8,
     swiglu: generic::swiglu,
     relu2: generic::relu2,

@@ -1,5 +1,7 @@
-//! Causal sliding-window attention with grouped key/value heads and rotary positions, straight from the fused
-//! query-key-value rows. The backward pass recomputes the probabilities.
+//! Causal sliding-window attention, to global positions beyond it too, with grouped key/value heads and rotary positions,
+//! straight from the fused query-key-value rows. The backward pass recomputes the probabilities.
+
+mod reach;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,6 +15,9 @@ use super::simd::vectorised;
 use super::{Arg, Op};
 use forge_runtime::math;
 
+use reach::Block;
+pub(crate) use reach::Reach;
+
 /// Query positions handled at once; keys beyond the window of the block are never touched.
 const BLOCK: usize = 64;
 
@@ -25,22 +30,14 @@ pub(crate) struct Attention {
     pub(crate) kv_heads: usize,
     /// Channels of a head.
     pub(crate) head_dim: usize,
-    /// Positions a token attends to, itself included.
-    pub(crate) window: usize,
+    /// Positions a token attends to.
+    pub(crate) reach: Reach,
     /// Tokens of a sequence (t).
     pub(crate) cols: usize,
     /// Rotations of positions `0..t`.
     pub(crate) rope: Arc<Rope>,
     /// Whether the forward pass takes the runtime's own order of operations, to the bit, or is made of matrix products.
     pub(crate) exact: bool,
-}
-
-/// A block of query positions and the keys it sees.
-struct Block {
-    from: usize,
-    len: usize,
-    key_from: usize,
-    keys: usize,
 }
 
 impl Attention {
@@ -60,11 +57,7 @@ impl Attention {
     }
 
     fn blocks(&self) -> impl Iterator<Item = Block> + '_ {
-        (0..self.cols).step_by(BLOCK).map(|from| {
-            let len = BLOCK.min(self.cols - from);
-            let key_from = (from + 1).saturating_sub(self.window);
-            Block { from, len, key_from, keys: from + len - key_from }
-        })
+        (0..self.cols).step_by(BLOCK).map(|from| Block::new(&self.reach, from, BLOCK.min(self.cols - from)))
     }
 
     /// Rotated copy `[t, d]` of the head that starts at `column`.
@@ -83,23 +76,21 @@ impl Attention {
     /// Exponentials `[len, keys]` of the block's scores, 0 where masked, and the inverse of each row's sum.
     fn exponentials(&self, block: &Block, q: &[f32], k: &[f32], e: &mut [f32], inverse: &mut [f32]) {
         let d = self.head_dim;
-        multiply(
-            MatMut::new(e, block.len, block.keys),
-            Mat::new(&q[block.from * d..], block.len, d),
-            Mat::new(&k[block.key_from * d..], block.keys, d).t(),
-            self.scale(),
-            false,
-            Threads::One,
-        );
-        for (r, (row, inverse)) in e.chunks_exact_mut(block.keys).zip(inverse).take(block.len).enumerate() {
-            *inverse = softmax_row(self.seen(block, r), row);
+        let (q, scale) = (Mat::new(&q[block.from * d..], block.len, d), self.scale());
+        for part in block.parts() {
+            let scores = MatMut::strided(&mut e[part.column..], block.len, part.keys, block.keys);
+            multiply(scores, q, part.of(k, d).t(), scale, false, Threads::One);
         }
-    }
-
-    /// Columns of the block's score matrix that row `r` attends to.
-    fn seen(&self, block: &Block, r: usize) -> Range<usize> {
-        let position = block.from + r;
-        (position + 1).saturating_sub(self.window) - block.key_from..position + 1 - block.key_from
+        for (r, (row, inverse)) in e.chunks_exact_mut(block.keys).zip(inverse).take(block.len).enumerate() {
+            let window = block.window(&self.reach, r);
+            *inverse = if self.reach.globals.any() {
+                block.hide(&self.reach, r, &mut row[..window.start]);
+                row[window.end..].fill(f32::NEG_INFINITY);
+                softmax_seen(row)
+            } else {
+                softmax_row(window, row)
+            };
+        }
     }
 
     /// The forward pass of one sequence.
@@ -113,23 +104,19 @@ impl Attention {
         let (mut e, mut inverse) = (vec![0.0; BLOCK * self.cols], vec![0.0; BLOCK]);
         for kv in 0..self.kv_heads {
             let k = self.rotated(qkv, (self.heads + kv) * d);
+            let v = &qkv[(self.heads + self.kv_heads + kv) * d..];
             for head in kv * group..(kv + 1) * group {
                 let q = self.rotated(qkv, head * d);
                 for block in self.blocks() {
                     let e = &mut e[..block.len * block.keys];
                     self.exponentials(&block, &q, &k, e, &mut inverse);
-                    let v_at = block.key_from * self.wide() + (self.heads + self.kv_heads + kv) * d;
-                    let v = Mat::strided(&qkv[v_at..], block.keys, d, self.wide());
                     let out = &mut out[block.from * self.narrow() + head * d..];
-                    let e = Mat::new(e, block.len, block.keys);
-                    multiply(
-                        MatMut::strided(out, block.len, d, self.narrow()),
-                        e,
-                        v,
-                        1.0,
-                        false,
-                        Threads::One,
-                    );
+                    for part in block.parts() {
+                        let e = Mat::strided(&e[part.column..], block.len, part.keys, block.keys);
+                        let v = part.strided(v, d, self.wide());
+                        let out = MatMut::strided(out, block.len, d, self.narrow());
+                        multiply(out, e, v, 1.0, part.follows, Threads::One);
+                    }
                     scale_strided(&inverse[..block.len], d, self.narrow(), out);
                 }
             }
@@ -140,13 +127,21 @@ impl Attention {
     /// pass the runtime's to the last bit.
     fn sequence_exact(&self, qkv: &[f32], out: &mut [f32]) {
         let (d, group) = (self.head_dim, self.heads / self.kv_heads);
-        let mut scores = vec![0.0; self.window.min(self.cols)];
+        let mut scores = vec![0.0; self.cols];
         for kv in 0..self.kv_heads {
             let k = self.rotated(qkv, (self.heads + kv) * d);
             let v = &qkv[(self.heads + self.kv_heads + kv) * d..];
             for head in kv * group..(kv + 1) * group {
                 let q = self.rotated(qkv, head * d);
-                let call = HeadCall { d, scale: self.scale(), q: &q, k: &k, v, v_stride: self.wide() };
+                let call = HeadCall {
+                    d,
+                    scale: self.scale(),
+                    reach: self.reach,
+                    q: &q,
+                    k: &k,
+                    v,
+                    v_stride: self.wide(),
+                };
                 attend(call, &mut scores, self.narrow(), &mut out[head * d..]);
             }
         }
@@ -183,24 +178,29 @@ impl Attention {
         let (p, dp) = (&mut p[..block.len * block.keys], &mut dp[..block.len * block.keys]);
         self.exponentials(block, head.q, head.k, p, inverse);
         let at = block.from * narrow + head.head * d;
-        let v_at = block.key_from * wide + (self.heads + self.kv_heads + head.kv) * d;
+        let v_at = (self.heads + self.kv_heads + head.kv) * d;
         let dout = Mat::strided(&head.grad[at..], block.len, d, narrow);
-        let v = Mat::strided(&head.qkv[v_at..], block.keys, d, wide);
-        multiply(MatMut::new(dp, block.len, block.keys), dout, v.t(), 1.0, false, Threads::One);
+        for part in block.parts() {
+            let v = part.strided(&head.qkv[v_at..], d, wide);
+            let dp = MatMut::strided(&mut dp[part.column..], block.len, part.keys, block.keys);
+            multiply(dp, dout, v.t(), 1.0, false, Threads::One);
+        }
         let scale = self.scale();
         for (r, inverse) in inverse[..block.len].iter().enumerate() {
             let (grad, out) = (&head.grad[at + r * narrow..][..d], &head.out[at + r * narrow..][..d]);
             let row = r * block.keys..(r + 1) * block.keys;
             score_gradient(grad, out, *inverse, scale, &mut p[row.clone()], &mut dp[row]);
         }
-        let (p, ds) = (Mat::new(p, block.len, block.keys), Mat::new(dp, block.len, block.keys));
         let q = Mat::new(&head.q[block.from * d..], block.len, d);
-        let k = Mat::new(&head.k[block.key_from * d..], block.keys, d);
-        let dv = MatMut::strided(&mut dqkv[v_at..], block.keys, d, wide);
-        multiply(dv, p.t(), dout, 1.0, true, Threads::One);
-        let dk = MatMut::new(&mut dk[block.key_from * d..], block.keys, d);
-        multiply(dk, ds.t(), q, 1.0, true, Threads::One);
-        multiply(MatMut::new(&mut dq[block.from * d..], block.len, d), ds, k, 1.0, false, Threads::One);
+        for part in block.parts() {
+            let columns = |x| Mat::strided(x, block.len, part.keys, block.keys);
+            let (p, ds) = (columns(&p[part.column..]), columns(&dp[part.column..]));
+            let dv = part.strided_mut(&mut dqkv[v_at..], d, wide);
+            multiply(dv, p.t(), dout, 1.0, true, Threads::One);
+            multiply(part.of_mut(dk, d), ds.t(), q, 1.0, true, Threads::One);
+            let dq = MatMut::new(&mut dq[block.from * d..], block.len, d);
+            multiply(dq, ds, part.of(head.k, d), 1.0, part.follows, Threads::One);
+        }
     }
 }
 
@@ -209,6 +209,7 @@ impl Attention {
 struct HeadCall<'a> {
     d: usize,
     scale: f32,
+    reach: Reach,
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
@@ -250,20 +251,25 @@ fn rotate_rows_back(rope: &Rope, grad: &[f32], d: usize, stride: usize, out: &mu
     }
 }
 
-/// Attends from every position of one head to the window that ends there; `scores` is as long as the window.
+/// Attends from every position of one head to the window that ends there and the global positions before it; there are
+/// as many `scores` as positions.
 fn attend(head: HeadCall<'_>, scores: &mut [f32], out_stride: usize, out: &mut [f32]) {
     let d = head.d;
     for (p, q) in head.q.chunks_exact(d).enumerate() {
-        let from = (p + 1).saturating_sub(scores.len());
-        let scores = &mut scores[..p + 1 - from];
-        for (score, k) in scores.iter_mut().zip(head.k[from * d..].chunks_exact(d)) {
+        let (far, from) = (head.reach.beyond(p), head.reach.window_start(p));
+        let scores = &mut scores[..far.len() + p + 1 - from];
+        let (before, near) = scores.split_at_mut(far.len());
+        for (score, at) in before.iter_mut().zip(far.clone()) {
+            *score = math::dot(q, &head.k[at * d..][..d]) * head.scale;
+        }
+        for (score, k) in near.iter_mut().zip(head.k[from * d..].chunks_exact(d)) {
             *score = math::dot(q, k) * head.scale;
         }
         let max = math::max(scores);
         scores.iter_mut().for_each(|s| *s = math::exp(*s - max));
         let out = &mut out[p * out_stride..][..d];
-        for (j, weight) in scores.iter().enumerate() {
-            let v = &head.v[(from + j) * head.v_stride..][..d];
+        for (at, weight) in far.chain(from..p + 1).zip(&*scores) {
+            let v = &head.v[at * head.v_stride..][..d];
             out.iter_mut().zip(v).for_each(|(o, v)| *o += weight * v);
         }
         let inverse = 1.0 / math::sum16(scores);
@@ -287,6 +293,13 @@ fn softmax_row(seen: Range<usize>, row: &mut [f32]) -> f32 {
     let max = math::max(scores);
     scores.iter_mut().for_each(|s| *s = math::exp(*s - max));
     1.0 / math::sum16(scores)
+}
+
+/// Replaces scores by `exp(s − max)`, those that are −∞ by 0; returns the inverse of the sum.
+fn softmax_seen(row: &mut [f32]) -> f32 {
+    let max = math::max(row);
+    row.iter_mut().for_each(|s| *s = if *s == f32::NEG_INFINITY { 0.0 } else { math::exp(*s - max) });
+    1.0 / math::sum16(row)
 }
 
 /// Normalises a row of exponentials `p`, and turns the gradient `dp` of the probabilities into that of the raw

@@ -84,6 +84,8 @@ fn shapes() -> Vec<ModelConfig> {
         ModelConfig { recursion: 2, window: 64, mem_layers: 0b11, ..base.clone() },
         ModelConfig { mem_layers: 0b11, memory: MemoryKind::Titans, ..base.clone() },
         ModelConfig { mem_dim: 21, memory: MemoryKind::Titans, ..base.clone() },
+        ModelConfig { window: 4, globals: Globals { every: 3, rows: 2 }, ..base.clone() },
+        ModelConfig { window: 3, globals: Globals { every: 2, rows: 20 }, ..base.clone() },
         ModelConfig { halt_threshold: 0.12, ..nano() },
         ModelConfig { recursion: 3, halting: true, halt_threshold: 0.12, ..nano() },
         base,
@@ -160,6 +162,31 @@ fn greedy_tokens_are_equal_on_a_thousand_prompts() {
         }
     }
     assert_eq!((compared, different), (1000 * NEW, 0));
+}
+
+/// The comparison sees global positions: a trainer without them, or with others, differs from the runtime once they
+/// are beyond the window.
+#[test]
+fn a_trainer_without_globals_does_not_agree() {
+    let globals = Globals { every: 2, rows: 3 };
+    let with = ModelConfig { window: 4, globals, ..shapes()[0].clone() };
+    let weights = weights(&with, 1);
+    let (batch, plain) = ids(&with, 1, 12, 1);
+    let (executed, _) = execute(&file(&weights, Precision::TERNARY), &plain);
+    // Position 2, the second of these and none of those of distance 3, is beyond the window from 6 on.
+    for (every, agree) in [(2, 12), (0, 4), (3, 6)] {
+        let globals = if every == 0 { Globals::default() } else { Globals { every, ..globals } };
+        let config = ModelConfig { globals, ..with.clone() };
+        let net =
+            Network::new(&Weights { config, ..weights.clone() }, Precision::TERNARY, &Device::Cpu).unwrap();
+        let forward = net.forward(&batch, ForwardOptions::default()).unwrap();
+        let logits = net.logits(forward.answer()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let same = |row: usize| {
+            let row = row * with.vocab as usize..(row + 1) * with.vocab as usize;
+            logits[row.clone()].iter().zip(&executed[row]).all(|(a, b)| (a - b).abs() < 1e-4)
+        };
+        assert!((0..agree).all(same) && !(agree..12).any(same), "every {every}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use candle_core::{Shape, bail};
 
 use super::*;
 use crate::nn::ops::associate::Associate;
-use crate::nn::ops::attention::Attention;
+use crate::nn::ops::attention::{Attention, Reach};
 use crate::nn::ops::carry::{Carry, HaltLogit};
 use crate::nn::ops::dropout::{Dropout, Dropped, Mask};
 use crate::nn::ops::embedding::Embedding;
@@ -157,12 +157,24 @@ fn recursion_and_halting() {
     check::<2>(Carry { halted, from: 2 }, [&[4, 6], &[4, 6]]);
 }
 
+fn window_of(window: usize) -> Reach {
+    Reach { window, globals: Globals::default() }
+}
+
 #[test]
 fn attention_with_window_and_grouped_heads() {
     for (cols, window) in [(7, 3), (7, 64), (1, 1)] {
         let rope = Arc::new(Rope::new(cols, 4, 13.2877));
         check::<1>(
-            Attention { heads: 4, kv_heads: 2, head_dim: 4, window, cols, rope, exact: false },
+            Attention {
+                heads: 4,
+                kv_heads: 2,
+                head_dim: 4,
+                reach: window_of(window),
+                cols,
+                rope,
+                exact: false,
+            },
             [&[2 * cols, 32]],
         );
     }
@@ -173,10 +185,80 @@ fn attention_across_blocks() {
     // 70 positions make two blocks of queries; windows end inside, at and beyond a block.
     for window in [5, 64, 70] {
         let rope = Arc::new(Rope::new(70, 2, 13.2877));
-        let op = Attention { heads: 2, kv_heads: 1, head_dim: 2, window, cols: 70, rope, exact: false };
+        let reach = window_of(window);
+        let op = Attention { heads: 2, kv_heads: 1, head_dim: 2, reach, cols: 70, rope, exact: false };
         let worst = worst_error::<1>(&op, [&[70, 8]], [true], 1);
         assert!(worst < 1e-3, "window {window}: {worst:.2e}");
     }
+}
+
+/// Attention to global positions of blocks before and of the same, all of them and the latest few.
+fn with_globals(window: usize, every: u32, rows: u32) -> Attention {
+    let (cols, reach) = (150, Reach { window, globals: Globals { every, rows } });
+    let rope = Arc::new(Rope::new(cols, 2, 13.2877));
+    Attention { heads: 2, kv_heads: 1, head_dim: 2, reach, cols, rope, exact: false }
+}
+
+#[test]
+fn attention_to_globals() {
+    for (window, every, rows) in [(1, 2, 80), (5, 7, 30), (5, 7, 3), (64, 3, 9), (20, 70, 1), (200, 2, 4)] {
+        let op = with_globals(window, every, rows);
+        let worst = worst_error::<1>(&op, [&[op.cols, 8]], [true], 1);
+        assert!(worst < 1e-3, "window {window}, every {every}, {rows} rows: {worst:.2e}");
+    }
+}
+
+/// Both orders of operations against the definition: a softmax over the positions that are seen.
+#[test]
+fn globals_are_seen_from_beyond_the_window_and_only_they() {
+    for (window, every, rows) in [(1, 2, 80), (5, 7, 30), (5, 7, 3), (64, 3, 9), (20, 70, 1), (200, 2, 4)] {
+        let op = with_globals(window, every, rows);
+        let dims: [&[usize]; 1] = [&[op.cols, 8]];
+        let values = operands(dims, 3);
+        let out = |op: &Attention| op.forward(args(&values, &dims)).unwrap().0;
+        let got = out(&op);
+        let want = by_definition(&op, &values[0], |p, q| {
+            let (w, every, rows) = (window, every as usize, rows as usize);
+            q <= p && (p - q < w || q % every == 0 && (p - w) / every - q / every < rows)
+        });
+        let differs = |a: &[f32], b: &[f32]| a.iter().zip(b).any(|(a, b)| (a - b).abs() > 1e-4);
+        assert!(!differs(&got, &want), "window {window}, every {every}, {rows} rows");
+        assert!(!differs(&out(&Attention { exact: true, ..op.clone() }), &want), "in the runtime's order");
+        // Controls: without them the result is another, unless the window covers everything; so is it with one more.
+        let fewer = Reach { globals: Globals::default(), ..op.reach };
+        assert_eq!(differs(&out(&Attention { reach: fewer, ..op.clone() }), &want), window < op.cols);
+        let more = Reach { globals: Globals { rows: rows + 1, ..op.reach.globals }, ..op.reach };
+        let overwritten = op.cols > window + (every * rows) as usize;
+        assert_eq!(differs(&out(&Attention { reach: more, ..op.clone() }), &want), overwritten);
+        // And with those of another distance.
+        let others = Reach { globals: Globals { every: every + 1, ..op.reach.globals }, ..op.reach };
+        assert_eq!(differs(&out(&Attention { reach: others, ..op.clone() }), &want), window < op.cols);
+    }
+}
+
+/// Attention of `op` in f64 with any positions seen.
+fn by_definition(op: &Attention, qkv: &[f32], seen: impl Fn(usize, usize) -> bool) -> Vec<f32> {
+    let (d, wide) = (op.head_dim, (op.heads + 2 * op.kv_heads) * op.head_dim);
+    let rotated = |p: usize, head: usize| {
+        let mut out = vec![0.0; d];
+        op.rope.rotate(p, &qkv[p * wide + head * d..][..d], &mut out);
+        out
+    };
+    let attend = |p: usize, head: usize| {
+        let q = rotated(p, head);
+        let kv = head / (op.heads / op.kv_heads);
+        let (mut sum, mut out) = (0.0, vec![0.0; d]);
+        for at in (0..=p).filter(|at| seen(p, *at)) {
+            let dot: f64 =
+                q.iter().zip(rotated(at, op.heads + kv)).map(|(q, k)| f64::from(*q) * f64::from(k)).sum();
+            let weight = (dot / (d as f64).sqrt()).exp();
+            let value = &qkv[at * wide + (op.heads + op.kv_heads + kv) * d..][..d];
+            sum += weight;
+            out.iter_mut().zip(value).for_each(|(o, v)| *o += weight * f64::from(*v));
+        }
+        out.into_iter().map(|o| (o / sum) as f32).collect::<Vec<f32>>()
+    };
+    (0..op.cols).flat_map(|p| (0..op.heads).flat_map(move |h| attend(p, h)).collect::<Vec<_>>()).collect()
 }
 
 #[test]

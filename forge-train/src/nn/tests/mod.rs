@@ -11,7 +11,7 @@ mod reference;
 mod training;
 
 use candle_core::{Device, Tensor};
-use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind, ModelConfig};
 
 use super::{Network, Precision};
 use crate::rng::Rng;
@@ -41,6 +41,7 @@ fn small() -> ModelConfig {
         mem_layers: 0b10,
         cache: CacheKind::default(),
         memory: MemoryKind::default(),
+        globals: Globals::default(),
     }
 }
 

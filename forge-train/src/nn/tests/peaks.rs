@@ -16,6 +16,13 @@ fn normalised(x: &[f64], eps: f64) -> Vec<f64> {
     x.iter().map(|v| v / (mean + eps).sqrt()).collect()
 }
 
+/// Whether a position attends to one that is not behind it.
+fn sees(config: &ModelConfig, q: usize, k: usize) -> bool {
+    let [window, every, rows] =
+        [config.window, config.globals.every, config.globals.rows].map(|n| n as usize);
+    q - k < window || every > 0 && k.is_multiple_of(every) && (q - window) / every - k / every < rows
+}
+
 /// Largest logit of every head by the definition, in f64 but for the rotation.
 fn expected(config: &ModelConfig, ids: &[u32], cols: usize) -> Vec<f64> {
     let w = weights(config, 7);
@@ -39,7 +46,7 @@ fn expected(config: &ModelConfig, ids: &[u32], cols: usize) -> Vec<f64> {
         .map(|head| {
             let mut peak = f64::NEG_INFINITY;
             for q in 0..cols {
-                for k in (q + 1).saturating_sub(config.window as usize)..=q {
+                for k in (0..=q).filter(|k| sees(config, q, *k)) {
                     let key = rotated(k, heads + head / group);
                     let dot: f64 = rotated(q, head).iter().zip(&key).map(|(a, b)| a * b).sum();
                     peak = peak.max(dot / (d as f64).sqrt());
@@ -52,17 +59,27 @@ fn expected(config: &ModelConfig, ids: &[u32], cols: usize) -> Vec<f64> {
 
 #[test]
 fn the_largest_logit_of_each_head_is_found() {
-    let config = plain();
-    let mut net = network(&config, Precision::FLOAT);
-    let (batch, plain) = ids(&config, 1, 12, 3);
-    net.forward(&batch, ForwardOptions::default()).unwrap();
-    assert!(net.logit_peaks().is_none(), "measured only when asked");
-    net.measure_logits(true);
-    net.for_backward().forward(&batch, ForwardOptions::default()).unwrap();
-    let found = net.logit_peaks().unwrap();
-    for (found, wanted) in found.iter().zip(expected(&config, &plain, 12)) {
-        assert!((f64::from(*found) - wanted).abs() < 1e-4 * (1.0 + wanted.abs()), "{found} is not {wanted}");
+    let narrow = ModelConfig { window: 1, ..plain() };
+    let globals = ModelConfig { globals: Globals { every: 2, rows: 4 }, ..narrow.clone() };
+    for config in [plain(), narrow.clone(), globals.clone()] {
+        let mut net = network(&config, Precision::FLOAT);
+        let (batch, plain) = ids(&config, 1, 24, 3);
+        net.forward(&batch, ForwardOptions::default()).unwrap();
+        assert!(net.logit_peaks().is_none(), "measured only when asked");
+        net.measure_logits(true);
+        net.for_backward().forward(&batch, ForwardOptions::default()).unwrap();
+        let found = net.logit_peaks().unwrap();
+        for (found, wanted) in found.iter().zip(expected(&config, &plain, 24)) {
+            assert!(
+                (f64::from(*found) - wanted).abs() < 1e-4 * (1.0 + wanted.abs()),
+                "{found} is not {wanted}"
+            );
+        }
     }
+    // Control: some head's largest is of a global position.
+    let (_, plain) = ids(&narrow, 1, 24, 3);
+    let [with, without] = [&globals, &narrow].map(|config| expected(config, &plain, 24));
+    assert!(with.iter().zip(&without).any(|(with, without)| *with > without + 1e-3), "{with:?} {without:?}");
 }
 
 #[test]

@@ -55,6 +55,15 @@ impl Plain<'_> {
         Tensor::cat(&[first, second], 3)
     }
 
+    /// Whether position `p` attends to `j`.
+    fn sees(&self, p: usize, j: usize) -> bool {
+        let [window, every, rows] =
+            [self.c.window, self.c.globals.every, self.c.globals.rows].map(|n| n as usize);
+        j <= p
+            && (p - j < window
+                || every > 0 && j.is_multiple_of(every) && (p - window) / every - j / every < rows)
+    }
+
     fn attention(&self, qkv: &Tensor) -> Result<Tensor> {
         let c = &self.c;
         let (b, t, _) = qkv.dims3()?;
@@ -70,7 +79,7 @@ impl Plain<'_> {
         let scores = (q.matmul(&k.t()?.contiguous()?)? / f64::from(c.head_dim).sqrt())?;
         let mask: Vec<f32> = (0..t * t)
             .map(|i| (i / t, i % t))
-            .map(|(p, j)| if j <= p && p - j < c.window as usize { 0.0 } else { f32::NEG_INFINITY })
+            .map(|(p, j)| if self.sees(p, j) { 0.0 } else { f32::NEG_INFINITY })
             .collect();
         let scores = scores.broadcast_add(&Tensor::from_vec(mask, (t, t), &Device::Cpu)?)?;
         let p = candle_nn::ops::softmax(&scores, D::Minus1)?;
@@ -237,6 +246,9 @@ fn fused_network_equals_elementary_operations() {
         ..everything.clone()
     });
     compare(&ModelConfig { memory: MemoryKind::Titans, mem_layers: 0b11, ..everything.clone() });
+    for globals in [Globals { every: 2, rows: 8 }, Globals { every: 3, rows: 1 }] {
+        compare(&ModelConfig { globals, window: 2, ..everything.clone() });
+    }
     compare(&ModelConfig { recursion: 2, mem_dim: 0, mem_layers: 0, window: 64, ..everything });
 }
 

@@ -1,6 +1,6 @@
 //! Small models for the tests of this phase.
 
-use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind, ModelConfig};
 
 use crate::weights::Weights;
 
@@ -28,6 +28,7 @@ pub(crate) fn config() -> ModelConfig {
         mem_layers: 1,
         cache: CacheKind::default(),
         memory: MemoryKind::default(),
+        globals: Globals::default(),
     }
 }
 

@@ -1,7 +1,8 @@
-//! Window attention by tiles on the tensor cores.
+//! Window attention, and attention to global positions beyond it, by tiles on the tensor cores.
 
 use candle_core::cuda::cudarc::driver::CudaSlice;
 use candle_core::{CudaStorage, Result, Shape, bail};
+use forge_formats::config::Globals;
 use half::bf16;
 
 use super::super::attention::Attention;
@@ -22,12 +23,18 @@ impl Attention {
         tiles * TILE * (self.head_dim.next_multiple_of(16) + 8) * size_of::<bf16>()
     }
 
-    fn grid(&self, rows: usize, heads: usize, tiles: usize) -> Grid {
-        Grid::new((self.cols.div_ceil(TILE), heads, rows / self.cols), THREADS).shared(self.tile_bytes(tiles))
+    /// A block for each tile of `positions` of each head of each sequence.
+    fn grid(&self, positions: usize, rows: usize, heads: usize, tiles: usize) -> Grid {
+        let blocks = (positions.div_ceil(TILE), heads, rows / self.cols);
+        Grid::new(blocks, THREADS).shared(self.tile_bytes(tiles))
     }
 
-    fn shape_params(&self) -> [Param; 5] {
-        [self.cols.into(), self.heads.into(), self.kv_heads.into(), self.window.into(), self.scale().into()]
+    fn shape_params(&self) -> [Param; 7] {
+        let Globals { every, rows } = self.reach.globals;
+        let [every, rows] = [every, rows].map(|n| Param::from(n as usize));
+        let [cols, heads, kv_heads, window] =
+            [self.cols, self.heads, self.kv_heads, self.reach.window].map(Param::from);
+        [cols, heads, kv_heads, window, every, rows, self.scale().into()]
     }
 
     fn check(&self, qkv: Operand<'_>) -> Result<Module> {
@@ -52,7 +59,7 @@ impl Attention {
         let log_sums = output::<f32>(device, rows * self.heads)?;
         let operands = [(&qkv.bf16()?).into(), cos.into(), sin.into(), (&out).into(), (&log_sums).into()];
         let params: Vec<Param> = operands.into_iter().chain(self.shape_params()).collect();
-        launch(device, module, "attention", self.grid(rows, self.heads, 3), &params)?;
+        launch(device, module, "attention", self.grid(self.cols, rows, self.heads, 3), &params)?;
         let out = CudaStorage::wrap_cuda_slice(out, device.clone());
         Ok(((out, Shape::from((rows, self.narrow()))).into(), log_sums))
     }
@@ -77,9 +84,27 @@ impl Attention {
         let extents = self.shape_params();
         let queries =
             [&inputs[..], &[(&result).into(), (&grad).into(), (&dqkv).into()], &between, &extents].concat();
-        launch(device, module, "attention_backward_queries", self.grid(rows, self.heads, 3), &queries)?;
+        launch(
+            device,
+            module,
+            "attention_backward_queries",
+            self.grid(self.cols, rows, self.heads, 3),
+            &queries,
+        )?;
         let keys = [&inputs[..], &[(&grad).into()], &between, &[(&dqkv).into()], &extents].concat();
-        launch(device, module, "attention_backward_keys", self.grid(rows, self.kv_heads, 2), &keys)?;
+        launch(
+            device,
+            module,
+            "attention_backward_keys",
+            self.grid(self.cols, rows, self.kv_heads, 2),
+            &keys,
+        )?;
+        // Those that some query sees from beyond its window.
+        let globals = self.reach.globals.departed(self.cols as u32 - 1, self.reach.window as u32) as usize;
+        if globals > 0 {
+            let grid = self.grid(globals, rows, self.kv_heads, 2);
+            launch(device, module, "attention_backward_globals", grid, &keys)?;
+        }
         Ok((CudaStorage::wrap_cuda_slice(dqkv, device.clone()), shape).into())
     }
 }

@@ -1,7 +1,7 @@
 //! A plain f64 forward pass of docs/numerics.md (float weights, no halting) with channels that can be masked:
 //! the independent judge of pruning, for tests only.
 
-use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind, ModelConfig};
 use forge_formats::role::Role;
 
 use crate::rng::Rng;
@@ -31,6 +31,7 @@ pub(super) fn config() -> ModelConfig {
         mem_layers: 0b101,
         cache: CacheKind::default(),
         memory: MemoryKind::default(),
+        globals: Globals::default(),
     }
 }
 

@@ -1,5 +1,6 @@
-// Causal sliding-window attention over fused query-key-value rows with rotary positions and grouped heads, by tiles of
-// 64 queries and 64 keys in shared memory (FlashAttention-2, Dao 2023, arXiv 2307.08691) on the tensor cores:
+// Causal sliding-window attention, to global positions beyond the window too, over fused query-key-value rows with rotary
+// positions and grouped heads, by tiles of 64 queries and 64 keys, which are neighbours or global positions, in shared
+// memory (FlashAttention-2, Dao 2023, arXiv 2307.08691) on the tensor cores:
 // bf16 operands, f32 sums, softmax in f32. Compiled once a head width with HEAD defined. Four warps a block; a warp owns
 // 16 rows of the tile. Gradients of keys and values are gathered by the block that owns the keys, so nothing is added
 // atomically.
@@ -13,11 +14,13 @@
 
 struct Shape {
     int cols, heads, kv_heads, window;
+    int every, rows;  // of global positions; every = 0 for none
     float scale;
 };
 
-#define SHAPE_PARAMETERS int cols, int heads, int kv_heads, int window, float scale_of_scores
-#define SHAPE Shape s = {cols, heads, kv_heads, window, scale_of_scores};
+#define SHAPE_PARAMETERS                                                                                               \
+    int cols, int heads, int kv_heads, int window, int every, int globals, float scale_of_scores
+#define SHAPE Shape s = {cols, heads, kv_heads, window, every, globals, scale_of_scores};
 
 struct Tables {
     const float *cos, *sin;
@@ -91,13 +94,13 @@ __device__ __forceinline__ void add_product(float c[2 * STEPS][4], const float p
 
 #define VECTOR (HEAD % 8 == 0 ? 4 : 1)
 
-// Rows `from..from + 64` of a head into shared memory, those beyond the sequence as zeros; rotated where `tables` is
-// given.
-__device__ __forceinline__ void load_tile(bf16* tile, const bf16* x, int stride, int from, int cols,
+// Rows `from..from + 64` of a head, counted by every `step`-th, into shared memory, those beyond the sequence as zeros;
+// rotated where `tables` is given.
+__device__ __forceinline__ void load_tile(bf16* tile, const bf16* x, int stride, int from, int step, int cols,
                                           const Tables* tables) {
     constexpr int V = VECTOR, UNITS = PAIRS / V;
     for (int at = threadIdx.x; at < TILE * UNITS; at += blockDim.x) {
-        int r = at / UNITS, i = at % UNITS * V, p = from + r;
+        int r = at / UNITS, i = at % UNITS * V, p = (from + r) * step;
         float a[V] = {}, b[V] = {};
         if (p < cols) {
             read<V>(x + (size_t)p * stride + i, a);
@@ -121,10 +124,11 @@ __device__ __forceinline__ void load_tile(bf16* tile, const bf16* x, int stride,
             tile[at / PADDING * STRIDE + HEAD + at % PADDING] = 0;
 }
 
-// A warp's 16 × WIDTH sums, back-rotated where `tables` is given, to rows `from..` of a head in global memory.
-// `stage` is shared memory for 64 × STRIDE floats, free for use.
+// A warp's 16 × WIDTH sums, back-rotated where `tables` is given, to rows `from..` of a head in global memory, counted by
+// every `step`-th; added to what is there where `ADD`. `stage` is shared memory for 64 × STRIDE floats, free for use.
+template <bool ADD>
 __device__ __forceinline__ void store_tile(float* stage, const float c[2 * STEPS][4], bf16* y, int stride, int from,
-                                           int cols, const Tables* tables) {
+                                           int step, int cols, const Tables* tables) {
     int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
 #pragma unroll
     for (int n = 0; n < 2 * STEPS; n++) {
@@ -135,7 +139,7 @@ __device__ __forceinline__ void store_tile(float* stage, const float c[2 * STEPS
     __syncthreads();
     constexpr int V = VECTOR, UNITS = PAIRS / V;
     for (int at = threadIdx.x; at < TILE * UNITS; at += blockDim.x) {
-        int r = at / UNITS, i = at % UNITS * V, p = from + r;
+        int r = at / UNITS, i = at % UNITS * V, p = (from + r) * step;
         if (p >= cols) continue;
         float a[V], b[V];
         read<V>(stage + r * STRIDE + i, a);
@@ -150,11 +154,19 @@ __device__ __forceinline__ void store_tile(float* stage, const float c[2 * STEPS
                 a[k] = turned;
             }
         }
+        if (ADD) {
+            float before[V], behind[V];
+            read<V>(y + (size_t)p * stride + i, before);
+            read<V>(y + (size_t)p * stride + PAIRS + i, behind);
+            for (int k = 0; k < V; k++) a[k] += before[k], b[k] += behind[k];
+        }
         write<V>(y + (size_t)p * stride + i, a);
         write<V>(y + (size_t)p * stride + PAIRS + i, b);
     }
     __syncthreads();
 }
+
+// --- who sees whom ---
 
 __device__ __forceinline__ bool seen(int query, int key, const Shape& s) {
     return key <= query && key > query - s.window && query < s.cols;
@@ -162,6 +174,36 @@ __device__ __forceinline__ bool seen(int query, int key, const Shape& s) {
 // Whether so many queries from `query` on all see so many keys from `key` on.
 __device__ __forceinline__ bool all_seen(int query, int queries, int key, int keys, const Shape& s) {
     return seen(query, key + keys - 1, s) && seen(query + queries - 1, key, s);
+}
+
+// Global positions that have left the window of a query.
+__device__ __forceinline__ int departed(int query, const Shape& s) {
+    return s.every > 0 && query >= s.window ? (query - s.window) / s.every + 1 : 0;
+}
+// Whether a query sees the `number`-th global position from beyond its window.
+__device__ __forceinline__ bool seen_beyond(int query, int number, const Shape& s) {
+    int all = departed(query, s);
+    return number < all && all - number <= s.rows && query < s.cols;
+}
+
+// The tiles of keys that a tile of queries from `from` on sees: `fars` of global positions, then those of the windows.
+struct Tiles {
+    int far, fars, near, all;
+};
+__device__ __forceinline__ Tiles tiles_seen(int from, const Shape& s) {
+    int near = max(0, from - s.window + 1) / TILE, nears = from / TILE + 1 - near;
+    int end = departed(min(from + TILE, s.cols) - 1, s), far = max(0, departed(from, s) - s.rows) / TILE;
+    int fars = end > 0 ? (end - 1) / TILE + 1 - far : 0;
+    return {far, fars, near, fars + nears};
+}
+// One of them: its number, and the distance of its keys.
+struct Keys {
+    bool far;
+    int from, step;
+};
+__device__ __forceinline__ Keys keys_of(const Tiles& t, int i, const Shape& s) {
+    bool far = i < t.fars;
+    return {far, (far ? t.far + i : t.near + i - t.fars) * TILE, far ? s.every : 1};
 }
 
 __device__ __forceinline__ float power_of_two(float x) {
@@ -173,19 +215,19 @@ __device__ __forceinline__ float power_of_two(float x) {
 // --- forward ---
 
 // Scores of a warp's 16 queries against a tile of keys, in units of log 2, −FLOAT_MAX where masked.
-__device__ __forceinline__ void scores(float c[8][4], const u32 q[STEPS][4], const bf16* k, int query, int key,
-                                       const Shape& s) {
+__device__ __forceinline__ void scores(float c[8][4], const u32 q[STEPS][4], const bf16* k, int query,
+                                       const Keys& keys, const Shape& s) {
     times_transposed(c, q, k);
     float scale = s.scale * 1.44269504f;
     int lane = threadIdx.x % 32;
-    bool all = all_seen(query, 16, key, TILE, s);
+    bool all = !keys.far && all_seen(query, 16, keys.from, TILE, s);
 #pragma unroll
     for (int j = 0; j < 8; j++)
 #pragma unroll
         for (int e = 0; e < 4; e++) {
             c[j][e] *= scale;
-            int at = query + lane / 4 + e / 2 * 8, to = key + j * 8 + lane % 4 * 2 + e % 2;
-            if (!all && !seen(at, to, s)) c[j][e] = -FLOAT_MAX;
+            int at = query + lane / 4 + e / 2 * 8, to = keys.from + j * 8 + lane % 4 * 2 + e % 2;
+            if (!all && !(keys.far ? seen_beyond(at, to, s) : seen(at, to, s))) c[j][e] = -FLOAT_MAX;
         }
 }
 
@@ -242,8 +284,6 @@ __device__ __forceinline__ Place place(const bf16* qkv, const Shape& s) {
             (sequence * s.heads + head) * s.cols};
 }
 
-__device__ __forceinline__ int first_tile(int query, const Shape& s) { return max(0, query - s.window + 1) / TILE; }
-
 __device__ __forceinline__ void load_rows(u32 a[STEPS][4], const bf16* tile) {
 #pragma unroll
     for (int k = 0; k < STEPS; k++) load_a(a[k], tile + threadIdx.x / 32 * 16 * STRIDE + k * 16);
@@ -256,19 +296,21 @@ extern "C" __global__ void __launch_bounds__(128)
     bf16 *qs = tiles, *ks = qs + TILE * STRIDE, *vs = ks + TILE * STRIDE;
     Tables tables = {cos, sin};
     Place at = place(qkv, s);
-    load_tile(qs, at.q, at.wide, at.from, s.cols, &tables);
+    load_tile(qs, at.q, at.wide, at.from, 1, s.cols, &tables);
     __syncthreads();
     u32 q[STEPS][4];
     load_rows(q, qs);
     float o[2 * STEPS][4] = {};
     Running run = {{-1e30f, -1e30f}, {0.0f, 0.0f}};
-    for (int tile = first_tile(at.from, s); tile <= (int)blockIdx.x; tile++) {
+    Tiles t = tiles_seen(at.from, s);
+    for (int i = 0; i < t.all; i++) {
+        Keys keys = keys_of(t, i, s);
         __syncthreads();
-        load_tile(ks, at.k, at.wide, tile * TILE, s.cols, &tables);
-        load_tile(vs, at.v, at.wide, tile * TILE, s.cols, nullptr);
+        load_tile(ks, at.k, at.wide, keys.from, keys.step, s.cols, &tables);
+        load_tile(vs, at.v, at.wide, keys.from, keys.step, s.cols, nullptr);
         __syncthreads();
         float p[8][4], decay[2];
-        scores(p, q, ks, at.from + threadIdx.x / 32 * 16, tile * TILE, s);
+        scores(p, q, ks, at.from + threadIdx.x / 32 * 16, keys, s);
         exponentials(p, run, decay);
 #pragma unroll
         for (int n = 0; n < 2 * STEPS; n++)
@@ -280,7 +322,7 @@ extern "C" __global__ void __launch_bounds__(128)
     for (int n = 0; n < 2 * STEPS; n++)
         for (int e = 0; e < 4; e++) o[n][e] /= fmaxf(run.sum[e / 2], 1e-30f);
     __syncthreads();
-    store_tile((float*)ks, o, out + at.out, at.narrow, at.from, s.cols, nullptr);
+    store_tile<false>((float*)ks, o, out + at.out, at.narrow, at.from, 1, s.cols, nullptr);
 }
 
 // --- backward ---
@@ -315,8 +357,8 @@ extern "C" __global__ void __launch_bounds__(128)
     Tables tables = {cos, sin};
     Place at = place(qkv, s);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, query = at.from + warp * 16;
-    load_tile(qs, at.q, at.wide, at.from, s.cols, &tables);
-    load_tile(ks, dout + at.out, at.narrow, at.from, s.cols, nullptr);
+    load_tile(qs, at.q, at.wide, at.from, 1, s.cols, &tables);
+    load_tile(ks, dout + at.out, at.narrow, at.from, 1, s.cols, nullptr);
     row_products(delta_rows, out + at.out, dout + at.out, at.narrow, at.from, s.cols);
     __syncthreads();
     u32 q[STEPS][4], g[STEPS][4];
@@ -330,12 +372,14 @@ extern "C" __global__ void __launch_bounds__(128)
         delta[h] = delta_rows[warp * 16 + r];
         if (lane % 4 == 0 && inside) deltas[at.row + query + r] = delta[h];
     }
-    for (int tile = first_tile(at.from, s); tile <= (int)blockIdx.x; tile++) {
+    Tiles t = tiles_seen(at.from, s);
+    for (int i = 0; i < t.all; i++) {
+        Keys keys = keys_of(t, i, s);
         __syncthreads();
-        load_tile(ks, at.k, at.wide, tile * TILE, s.cols, &tables);
-        load_tile(vs, at.v, at.wide, tile * TILE, s.cols, nullptr);
+        load_tile(ks, at.k, at.wide, keys.from, keys.step, s.cols, &tables);
+        load_tile(vs, at.v, at.wide, keys.from, keys.step, s.cols, nullptr);
         __syncthreads();
-        scores(p, q, ks, query, tile * TILE, s);
+        scores(p, q, ks, query, keys, s);
 #pragma unroll
         for (int j = 0; j < 8; j++)
             for (int e = 0; e < 4; e++) p[j][e] = power_of_two(p[j][e] - log_sum[e / 2]);
@@ -345,39 +389,41 @@ extern "C" __global__ void __launch_bounds__(128)
     }
     __syncthreads();
     size_t row = (size_t)blockIdx.z * s.cols * at.wide + blockIdx.y * HEAD;
-    store_tile((float*)ks, dq, dqkv + row, at.wide, at.from, s.cols, &tables);
+    store_tile<false>((float*)ks, dq, dqkv + row, at.wide, at.from, 1, s.cols, &tables);
 }
 
 // Gradients of keys and values: a block owns a tile of keys of one key/value head, and a warp 16 of them; it works on
-// the transposed scores, keys by queries.
-extern "C" __global__ void __launch_bounds__(128)
-    attention_backward_keys(const bf16* qkv, const float* cos, const float* sin, const bf16* dout,
-                            const float* log_sums, const float* deltas, bf16* dqkv, SHAPE_PARAMETERS) {
-    SHAPE
+// the transposed scores, keys by queries. `FAR`: the keys are global positions, what the queries beyond whose windows they
+// are say is added to what is there.
+template <bool FAR>
+__device__ __forceinline__ void backward_keys(const bf16* qkv, const float* cos, const float* sin, const bf16* dout,
+                                              const float* log_sums, const float* deltas, bf16* dqkv, const Shape& s) {
     extern __shared__ bf16 tiles[];
     __shared__ float log_sum[TILE], delta[TILE];
     bf16 *qs = tiles, *gs = qs + TILE * STRIDE;
     Tables tables = {cos, sin};
     int kv = blockIdx.y, group = s.heads / s.kv_heads, from = blockIdx.x * TILE;
     int lane = threadIdx.x % 32, key = from + threadIdx.x / 32 * 16;
-    int wide = (s.heads + 2 * s.kv_heads) * HEAD, narrow = s.heads * HEAD;
+    int step = FAR ? s.every : 1, wide = (s.heads + 2 * s.kv_heads) * HEAD, narrow = s.heads * HEAD;
     size_t rows = (size_t)blockIdx.z * s.cols;
     const bf16* qkv_rows = qkv + rows * wide;
-    load_tile(qs, qkv_rows + (s.heads + kv) * HEAD, wide, from, s.cols, &tables);
-    load_tile(gs, qkv_rows + (s.heads + s.kv_heads + kv) * HEAD, wide, from, s.cols, nullptr);
+    load_tile(qs, qkv_rows + (s.heads + kv) * HEAD, wide, from, step, s.cols, &tables);
+    load_tile(gs, qkv_rows + (s.heads + s.kv_heads + kv) * HEAD, wide, from, step, s.cols, nullptr);
     __syncthreads();
     u32 k[STEPS][4], v[STEPS][4];
     load_rows(k, qs);
     load_rows(v, gs);
     float dk[2 * STEPS][4] = {}, dv[2 * STEPS][4] = {};
     float scale = s.scale * 1.44269504f;
-    int last = min((from + TILE - 2 + s.window) / TILE, (s.cols - 1) / TILE);
+    int first = FAR ? (from * step + s.window) / TILE : from / TILE;
+    int end = FAR ? s.window + step * (from + TILE - 1 + s.rows) : from + TILE - 1 + s.window;
+    int last = min(end - 1, s.cols - 1) / TILE;
     for (int head = kv * group; head < (kv + 1) * group; head++) {
         size_t head_rows = ((size_t)blockIdx.z * s.heads + head) * s.cols;
-        for (int tile = blockIdx.x; tile <= last; tile++) {
+        for (int tile = first; tile <= last; tile++) {
             __syncthreads();
-            load_tile(qs, qkv_rows + head * HEAD, wide, tile * TILE, s.cols, &tables);
-            load_tile(gs, dout + rows * narrow + head * HEAD, narrow, tile * TILE, s.cols, nullptr);
+            load_tile(qs, qkv_rows + head * HEAD, wide, tile * TILE, 1, s.cols, &tables);
+            load_tile(gs, dout + rows * narrow + head * HEAD, narrow, tile * TILE, 1, s.cols, nullptr);
             for (int r = threadIdx.x; r < TILE; r += blockDim.x) {
                 bool inside = tile * TILE + r < s.cols;
                 log_sum[r] = inside ? log_sums[head_rows + tile * TILE + r] : 0.0f;
@@ -386,13 +432,13 @@ extern "C" __global__ void __launch_bounds__(128)
             __syncthreads();
             float p[8][4], dp[8][4];
             times_transposed(p, k, qs);
-            bool all = all_seen(tile * TILE, TILE, key, 16, s);
+            bool all = !FAR && all_seen(tile * TILE, TILE, key, 16, s);
 #pragma unroll
             for (int j = 0; j < 8; j++)
                 for (int e = 0; e < 4; e++) {
-                    int r = j * 8 + lane % 4 * 2 + e % 2;
+                    int r = j * 8 + lane % 4 * 2 + e % 2, at = tile * TILE + r, to = key + lane / 4 + e / 2 * 8;
                     p[j][e] = power_of_two(p[j][e] * scale - log_sum[r]);
-                    if (!all && !seen(tile * TILE + r, key + lane / 4 + e / 2 * 8, s)) p[j][e] = 0.0f;
+                    if (!all && !(FAR ? seen_beyond(at, to, s) : seen(at, to, s))) p[j][e] = 0.0f;
                 }
             add_product(dv, p, gs);
             times_transposed(dp, v, gs);
@@ -405,6 +451,22 @@ extern "C" __global__ void __launch_bounds__(128)
     }
     __syncthreads();
     bf16* dqkv_rows = dqkv + rows * wide;
-    store_tile((float*)tiles, dk, dqkv_rows + (s.heads + kv) * HEAD, wide, from, s.cols, &tables);
-    store_tile((float*)tiles, dv, dqkv_rows + (s.heads + s.kv_heads + kv) * HEAD, wide, from, s.cols, nullptr);
+    bf16 *dk_rows = dqkv_rows + (s.heads + kv) * HEAD, *dv_rows = dk_rows + s.kv_heads * HEAD;
+    store_tile<FAR>((float*)tiles, dk, dk_rows, wide, from, step, s.cols, &tables);
+    store_tile<FAR>((float*)tiles, dv, dv_rows, wide, from, step, s.cols, nullptr);
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+    attention_backward_keys(const bf16* qkv, const float* cos, const float* sin, const bf16* dout,
+                            const float* log_sums, const float* deltas, bf16* dqkv, SHAPE_PARAMETERS) {
+    SHAPE
+    backward_keys<false>(qkv, cos, sin, dout, log_sums, deltas, dqkv, s);
+}
+
+// After `attention_backward_keys`, whose gradients it adds to: a block for each 64 global positions.
+extern "C" __global__ void __launch_bounds__(128)
+    attention_backward_globals(const bf16* qkv, const float* cos, const float* sin, const bf16* dout,
+                               const float* log_sums, const float* deltas, bf16* dqkv, SHAPE_PARAMETERS) {
+    SHAPE
+    backward_keys<true>(qkv, cos, sin, dout, log_sums, deltas, dqkv, s);
 }

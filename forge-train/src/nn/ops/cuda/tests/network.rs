@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
-use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind, ModelConfig};
 use forge_formats::role::Role;
 
 use super::{Gpu, Report, gpu, noise};
@@ -36,6 +36,7 @@ fn whole() -> ModelConfig {
         mem_layers: 0b10,
         cache: CacheKind::default(),
         memory: MemoryKind::default(),
+        globals: Globals::default(),
     }
 }
 
@@ -144,6 +145,13 @@ fn networks_agree_with_the_cpu() {
     for precision in [Precision::FLOAT, Precision::TERNARY] {
         let case = Case::new(whole(), precision);
         compare(&gpu, &mut report, &format!("everything, {precision:?}"), &case);
+        let globals = ModelConfig { globals: Globals { every: 3, rows: 6 }, ..whole() };
+        compare(
+            &gpu,
+            &mut report,
+            &format!("global positions, {precision:?}"),
+            &Case::new(globals, precision),
+        );
         let titans = ModelConfig { memory: MemoryKind::Titans, ..whole() };
         compare(&gpu, &mut report, &format!("a matrix, {precision:?}"), &Case::new(titans, precision));
         let config = ModelConfig {

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use candle_core::{Tensor, Var};
-use forge_formats::config::Activation;
+use forge_formats::config::{Activation, Globals};
 
 use super::{Gpu, Report, gpu, noise, probe, rounded, values};
 use crate::nn::ops::associate::Associate;
-use crate::nn::ops::attention::Attention;
+use crate::nn::ops::attention::{Attention, Reach};
 use crate::nn::ops::carry::{Carry, HaltLogit};
 use crate::nn::ops::dropout::{Dropout, Dropped, Mask};
 use crate::nn::ops::embedding::Embedding;
@@ -219,11 +219,24 @@ fn window_attention() {
         ("attention, 1 × 128 over 130, a wider window", 1, 1, 128, 4096, 130, 1),
         ("attention, 4 × 6, one token", 4, 2, 6, 8, 1, 3),
     ] {
-        let rope = Arc::new(Rope::new(cols, head_dim, 13.0));
-        let op = Attention { heads, kv_heads, head_dim, window, cols, rope, exact: false };
-        let qkv = operand(&[rows * cols, (heads + 2 * kv_heads) * head_dim], Type::Bf16, 5);
-        let apply = |[qkv]: [&Tensor; 1]| apply1(op.clone(), qkv);
-        compare::<1>(&gpu, &mut report, name, &[qkv], &op, apply, [BF16, 2e-2]);
+        // Without global positions, with more than a tile of them, and with some that are overwritten.
+        for [every, kept] in [[0, 0], [2, 200], [3, 20], [16, 5]] {
+            let globals = Globals { every, rows: kept };
+            let rope = Arc::new(Rope::new(cols, head_dim, 13.0));
+            let reach = Reach { window, globals };
+            let op = Attention { heads, kv_heads, head_dim, reach, cols, rope, exact: false };
+            let qkv = operand(&[rows * cols, (heads + 2 * kv_heads) * head_dim], Type::Bf16, 5);
+            let apply = |[qkv]: [&Tensor; 1]| apply1(op.clone(), qkv);
+            compare::<1>(
+                &gpu,
+                &mut report,
+                &format!("{name}, globals {globals:?}"),
+                &[qkv],
+                &op,
+                apply,
+                [BF16, 2e-2],
+            );
+        }
     }
     report.finish();
 }

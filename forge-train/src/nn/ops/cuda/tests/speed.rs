@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use forge_formats::config::{Activation, CacheKind, MemoryKind, ModelConfig};
+use forge_formats::config::{Activation, CacheKind, Globals, MemoryKind, ModelConfig};
 
 use super::{gpu, probe};
 use crate::nn::{ForwardOptions, Network, Precision};
@@ -36,6 +36,7 @@ fn model() -> ModelConfig {
         mem_layers: 0,
         cache: CacheKind::default(),
         memory: MemoryKind::default(),
+        globals: Globals::default(),
     }
 }
 
