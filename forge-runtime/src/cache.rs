@@ -18,8 +18,6 @@ use ring::RingShape;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CacheShape {
     window: RingShape,
-    /// Without slots when there are no global positions.
-    far: RingShape,
     globals: Globals,
     /// Rings of one recursion and block: the key/value heads.
     pub(crate) heads: usize,
@@ -37,35 +35,44 @@ pub(crate) struct CacheShape {
 
 impl CacheShape {
     pub(crate) fn new(c: &ModelConfig) -> Option<Self> {
-        let (int8, width) = (c.cache == CacheKind::Int8, c.head_dim as usize);
-        let window = RingShape { int8, slots: c.window as usize, width };
-        let far = RingShape { slots: c.globals.rows as usize, ..window };
+        let width = c.head_dim as usize;
         let rings =
             (c.recursion as usize).checked_mul(c.layers as usize)?.checked_mul(c.kv_heads as usize)?;
         let memories = (0..c.layers).filter(|l| c.has_memory(*l)).count();
-        let words = |keys| window.words(keys).checked_add(far.words(keys))?.checked_mul(rings);
-        Some(Self {
-            window,
-            far,
+        let mut shape = Self {
+            window: RingShape::new(c.cache == CacheKind::Int8, c.window as usize, width),
             globals: c.globals,
             heads: c.kv_heads as usize,
             layers: c.layers as usize,
             rings,
             scale: rsqrt(width as f32),
             memory: c.mem_state(),
-            key_words: words(true)?,
-            value_words: words(false)?,
+            key_words: 0,
+            value_words: 0,
             memory_words: memories.checked_mul(c.mem_state())?,
-        })
+        };
+        let far = shape.far();
+        let words = |keys| shape.window.words(keys).checked_add(far.words(keys))?.checked_mul(rings);
+        (shape.key_words, shape.value_words) = (words(true)?, words(false)?);
+        Some(shape)
     }
 
     pub(crate) fn is_int8(&self) -> bool {
         self.window.int8
     }
 
+    /// The ring of the global positions, without slots when there are none. Not kept, because models without them
+    /// should not pay for it.
+    fn far(&self) -> RingShape {
+        if !Globals::LINKED {
+            return RingShape::default();
+        }
+        RingShape::new(self.window.int8, self.globals.rows as usize, self.window.width)
+    }
+
     /// Global positions beyond the window when `position` is the newest.
     fn departed(&self, position: u32) -> usize {
-        if !Globals::LINKED {
+        if !Globals::LINKED || !self.globals.any() {
             return 0;
         }
         self.globals.departed(position, self.window.slots as u32) as usize
@@ -73,8 +80,11 @@ impl CacheShape {
 
     /// The slot among the global positions for the one that leaves the window when `position` comes, if it is one.
     fn departure(&self, position: u32) -> Option<usize> {
+        if !Globals::LINKED || !self.globals.any() {
+            return None;
+        }
         let (now, before) = (self.departed(position), self.departed(position.saturating_sub(1)));
-        (now > before).then(|| self.far.slot(before))
+        (now > before).then(|| self.far().slot(before))
     }
 
     /// Words of one sequence's keys or values.
@@ -84,7 +94,7 @@ impl CacheShape {
 
     /// Where ring `index` of a kind lies among a sequence's keys or values: those of the window come first.
     fn range(&self, keys: bool, far: bool, index: usize) -> Range<usize> {
-        let (kind, before) = if far { (&self.far, self.rings) } else { (&self.window, 0) };
+        let (kind, before) = if far { (self.far(), self.rings) } else { (self.window, 0) };
         let start = before * self.window.words(keys) + index * kind.words(keys);
         start..start + kind.words(keys)
     }
@@ -122,6 +132,7 @@ pub(crate) struct Caches<'m> {
 
 impl Caches<'_> {
     /// Puts a position's key and value in.
+    #[cfg_attr(not(little_code), inline(never))]
     pub(crate) fn store(
         &mut self,
         s: &CacheShape,
@@ -150,12 +161,19 @@ impl Caches<'_> {
 
     /// Keeps the position whose slot `position` takes, when it is a global one.
     fn make_room(&mut self, s: &CacheShape, ring: Ring, position: u32) {
-        let Some(slot) = s.departure(position) else { return };
-        let leaves = s.window.slot(position as usize);
+        if let Some(slot) = s.departure(position) {
+            self.keep(s, ring, s.window.slot(position as usize), slot);
+        }
+    }
+
+    /// Copies a position from a slot of the window to one of the global positions. (Not inlined: models without any
+    /// should not pay for it.)
+    #[inline(never)]
+    fn keep(&mut self, s: &CacheShape, ring: Ring, leaves: usize, slot: usize) {
         for keys in [true, false] {
             let (from, to) = (ring.range(s, keys, false), ring.range(s, keys, true));
             let (from, to) = two(if keys { self.keys } else { self.values }, from, to);
-            s.far.copy(keys, (&s.window, from, leaves), (to, slot));
+            s.far().copy(keys, (&s.window, from, leaves), (to, slot));
         }
     }
 
@@ -166,6 +184,7 @@ impl Caches<'_> {
     }
 
     /// Attention of one query head over the window that ends at `position`, and the global positions before it.
+    #[cfg_attr(not(little_code), inline(never))]
     pub(crate) fn attend(
         &self,
         s: &CacheShape,
@@ -175,21 +194,36 @@ impl Caches<'_> {
         scores: &mut [f32],
         out: &mut [f32],
     ) {
-        let (count, departed) = (position as usize + 1, s.departed(position));
-        let window = self.ring(s, ring, false);
-        if departed > 0 {
-            let far = self.ring(s, ring, true);
-            if s.is_int8() {
-                let parts = [s.far.head_int8(far, departed), s.window.head_int8(window, count)];
-                return (floats.attend_hybrid_int8)(&parts, query, s.scale, scores, out);
-            }
-            let parts = [s.far.head(far, departed), s.window.head(window, count)];
-            return (floats.attend_hybrid)(&parts, query, s.scale, scores, out);
+        if s.departed(position) > 0 {
+            return self.attend_beyond(s, floats, (ring, position), query, scores, out);
         }
+        let (count, window) = (position as usize + 1, self.ring(s, ring, false));
         if s.is_int8() {
             (floats.attend_int8)(&s.window.head_int8(window, count), query, s.scale, scores, out);
         } else {
             (floats.attend)(&s.window.head(window, count), query, s.scale, scores, out);
+        }
+    }
+
+    /// As [`Caches::attend`], where there are global positions beyond the window.
+    #[inline(never)]
+    fn attend_beyond(
+        &self,
+        s: &CacheShape,
+        floats: &Floats,
+        (ring, position): (Ring, u32),
+        query: &[f32],
+        scores: &mut [f32],
+        out: &mut [f32],
+    ) {
+        let (count, departed, shape) = (position as usize + 1, s.departed(position), s.far());
+        let [far, window] = [true, false].map(|far| self.ring(s, ring, far));
+        if s.is_int8() {
+            let parts = [shape.head_int8(far, departed), s.window.head_int8(window, count)];
+            (floats.attend_hybrid_int8)(&parts, query, s.scale, scores, out);
+        } else {
+            let parts = [shape.head(far, departed), s.window.head(window, count)];
+            (floats.attend_hybrid)(&parts, query, s.scale, scores, out);
         }
     }
 
@@ -224,21 +258,23 @@ impl CacheShape {
     /// Slots in use of a ring after `read` tokens.
     fn used(&self, far: bool, read: u32) -> usize {
         let departed = || read.checked_sub(1).map_or(0, |newest| self.departed(newest));
-        if far { departed().min(self.far.slots) } else { (read as usize).min(self.window.slots) }
+        if far { departed().min(self.far().slots) } else { (read as usize).min(self.window.slots) }
     }
 
     /// Words that [`Caches::save`] gives for the rings after `read` tokens.
     pub(crate) fn saved_words(&self, read: u32) -> usize {
-        let far = self.far.saved_words(self.used(true, read));
+        let far = self.far().saved_words(self.used(true, read));
         2 * self.rings * (self.window.saved_words(self.used(false, read)) + far)
     }
 
     /// Where every word in use lies after `read` tokens.
     fn saved(&self, read: u32) -> impl Iterator<Item = Saved> {
         let shape = *self;
-        let rings = [false, true].into_iter().flat_map(move |far| (0..shape.rings).map(move |i| (far, i)));
+        let kinds = if Globals::LINKED { 2 } else { 1 };
+        let kinds = [false, true].into_iter().take(kinds);
+        let rings = kinds.flat_map(move |far| (0..shape.rings).map(move |i| (far, i)));
         rings.flat_map(move |(far, index)| {
-            let (kind, used) = (if far { shape.far } else { shape.window }, shape.used(far, read));
+            let (kind, used) = (if far { shape.far() } else { shape.window }, shape.used(far, read));
             [true, false].into_iter().flat_map(move |keys| {
                 let start = shape.range(keys, far, index).start;
                 let saved =

@@ -258,6 +258,8 @@ impl ModelConfig {
         ];
         match checks.iter().find(|(ok, _)| !ok) {
             Some((_, field)) => Err(Error::Config(field)),
+            // Files that have some are refused where they are not linked.
+            None if Globals::LINKED && !self.globals.is_valid() => Err(Error::Config("globals")),
             None => Ok(()),
         }
     }

@@ -6,39 +6,35 @@ use bytemuck::{must_cast_slice, must_cast_slice_mut};
 use crate::kernels::generic::{HeadF32, HeadInt8};
 use crate::kernels::{Floats, PANEL_ROWS};
 
-/// Sizes of a ring.
-#[derive(Clone, Copy, Debug)]
+/// Sizes of a ring; without slots, of none.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RingShape {
     pub(super) int8: bool,
     pub(super) slots: usize,
     /// Channels of a head.
     pub(super) width: usize,
+    /// Words of the keys: in f32, blocks of sixteen positions; in int8, the channels of every position, then the
+    /// positions' units.
+    key_words: usize,
+    /// Words of the values.
+    value_words: usize,
 }
 
 impl RingShape {
-    /// Words of a ring of int8: the channels of every position, then the positions' units.
-    fn int8_words(&self) -> usize {
-        self.channel_words() + self.slots
+    pub(super) fn new(int8: bool, slots: usize, width: usize) -> Self {
+        let plain = Self { int8, slots, width, ..Self::default() };
+        let words = |slots: usize| if int8 { plain.channel_words() + slots } else { slots * width };
+        let blocks = if int8 { slots } else { slots.next_multiple_of(PANEL_ROWS) };
+        Self { key_words: words(blocks), value_words: words(slots), ..plain }
     }
 
     fn channel_words(&self) -> usize {
         (self.slots * self.width).div_ceil(4)
     }
 
-    /// Words of the keys: in f32, blocks of sixteen positions.
-    pub(super) fn key_words(&self) -> usize {
-        let blocks = self.slots.next_multiple_of(PANEL_ROWS);
-        if self.int8 { self.int8_words() } else { blocks * self.width }
-    }
-
-    /// Words of the values.
-    pub(super) fn value_words(&self) -> usize {
-        if self.int8 { self.int8_words() } else { self.slots * self.width }
-    }
-
     /// Words of the keys or of the values.
     pub(super) fn words(&self, keys: bool) -> usize {
-        if keys { self.key_words() } else { self.value_words() }
+        if keys { self.key_words } else { self.value_words }
     }
 
     /// The slot of the `number`-th position. (`max`: the compiler does not know that sizes are checked.)
