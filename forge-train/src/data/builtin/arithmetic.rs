@@ -18,9 +18,35 @@ pub const LEVELS: u8 = 10;
 /// Levels that ask for facts about single digits.
 const TABLES: [u8; 3] = [1, 2, 6];
 
-/// Wordings of train, valid and test; `{}` is the expression.
+/// Wordings of train, valid and test; `{}` is the expression. Those of train are many and put it in many places: of six, a
+/// model learns at which positions its digits stand, and reads the wrong ones behind a word it has not met.
 const WORDINGS: [&[&str]; 3] = [
-    &["what is {}", "compute {}", "solve {}", "tell me {}", "please compute {}", "what do you get for {}"],
+    &[
+        "what is {}",
+        "compute {}",
+        "solve {}",
+        "tell me {}",
+        "please compute {}",
+        "what do you get for {}",
+        "{}",
+        "how much is {}",
+        "find {}",
+        "evaluate {}",
+        "{} equals what",
+        "{} is what",
+        "i need {}",
+        "do you know {}",
+        "help me with {}",
+        "what would {} be",
+        "please tell me what {} is",
+        "could you find {} for me",
+        "the value of {}",
+        "what is the value of {}",
+        "quick question what is {}",
+        "i want to know {}",
+        "say what {} makes",
+        "next one {}",
+    ],
     &["calculate {}", "what does {} give", "please solve {}"],
     &["work out {}", "what is the answer to {}", "can you compute {}"],
 ];
