@@ -242,8 +242,8 @@ impl<'a> Constraint<'a> {
 fn markers(tokenizer: &Tokenizer<'_>) -> Ids {
     let mut markers = Ids::default();
     let specials = (0..).zip(tokenizer.table().specials());
-    let of_thoughts = specials
-        .filter(|(_, (kind, name))| *kind == SpecialKind::Control && !STRUCTURE.contains(name));
+    let of_thoughts =
+        specials.filter(|(_, (kind, name))| *kind == SpecialKind::Control && !STRUCTURE.contains(name));
     of_thoughts.for_each(|(id, _)| markers.insert(id));
     markers
 }

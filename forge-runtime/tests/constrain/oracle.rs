@@ -42,7 +42,8 @@ pub(crate) fn text(tokenizer: Tokenizer<'_>, ids: &[u16]) -> Result<(), &'static
     let segments: Vec<&[u16]> = match ids.split_first() {
         Some((first, rest)) if *first == control("<think>") => {
             let at = rest.iter().position(|id| *id == control("</think>")).ok_or("a thought does not end")?;
-            let marker = |id: &u16| tokenizer.special_at(*id).is_some_and(|(_, name)| MARKERS.contains(&name));
+            let marker =
+                |id: &u16| tokenizer.special_at(*id).is_some_and(|(_, name)| MARKERS.contains(&name));
             rest[..at].split(marker).chain([&rest[at + 1..]]).collect()
         }
         _ => vec![ids],
