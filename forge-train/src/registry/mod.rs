@@ -10,9 +10,10 @@ mod sessions;
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use crate::error::{Error, Result};
 
@@ -52,7 +53,7 @@ impl Registry {
 
     fn set_up(mut connection: Connection) -> Result<Self> {
         connection.busy_timeout(BUSY)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
+        enter_wal(&connection)?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.pragma_update(None, "foreign_keys", "ON")?;
         // Negative: KiB. A positive number would count pages.
@@ -109,6 +110,24 @@ fn commit<T>(
     let value = f(&transaction)?;
     transaction.commit()?;
     Ok(value)
+}
+
+/// Puts a new file into WAL mode, waiting up to [`BUSY`] for others that do the same.
+///
+/// SQLite does not call the busy handler where waiting could deadlock, and the switch from a rollback journal is such a
+/// case: of several processes opening a new registry at once all but one are told "database is locked" at once.
+fn enter_wal(connection: &Connection) -> rusqlite::Result<()> {
+    let give_up = Instant::now() + BUSY;
+    loop {
+        match connection.pragma_update(None, "journal_mode", "WAL") {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < give_up =>
+            {
+                thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
+    }
 }
 
 fn migrate(connection: &mut Connection) -> Result<()> {

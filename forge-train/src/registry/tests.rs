@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Barrier;
 use std::thread;
 
 use super::*;
@@ -129,6 +130,23 @@ fn a_newer_schema_is_refused_untouched() {
 }
 
 /// Eight connections, as eight processes would have, create the file and write at once.
+#[test]
+fn many_may_open_a_new_registry_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..20 {
+        let path = dir.path().join(format!("{round}.db"));
+        let together = Barrier::new(8);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    together.wait();
+                    Registry::open(&path).unwrap();
+                });
+            }
+        });
+    }
+}
+
 #[test]
 fn many_writers_lose_nothing() {
     let dir = tempfile::tempdir().unwrap();
