@@ -71,7 +71,14 @@ pub struct BranchConfig {
     /// Added to what sets how fast the memory changes, before its sigmoid, where the branch begins: of running averages
     /// their rate, of a matrix its forgetting. Below 0 remembers for longer.
     pub memory_shift: f32,
+    /// Share of its own domain in what it trains on; the other two keep the rest in equal parts. 0 takes nine tenths. A
+    /// domain with few examples repeats more often the larger this is, until they are known by heart.
+    #[serde(default)]
+    pub share: f32,
 }
+
+/// A branch's share of its own domain where [`BranchConfig::share`] is 0.
+const OWN_SHARE: f32 = 0.9;
 
 impl Branches {
     /// The settings of the branch that specialises in `domain`.
@@ -93,6 +100,14 @@ impl BranchConfig {
     /// The margin, `phase`'s where none is set.
     pub fn margin(&self, phase: f32) -> f32 {
         if self.halt_margin > 0.0 { self.halt_margin } else { phase }
+    }
+
+    /// Shares of the domains in what the branch of `own` trains on.
+    pub fn shares(&self, own: Domain) -> [f32; 3] {
+        let share = if self.share > 0.0 { self.share } else { OWN_SHARE };
+        let mut shares = [(1.0 - share) / 2.0; 3];
+        shares[own as usize] = share;
+        shares
     }
 }
 
@@ -116,6 +131,9 @@ impl CognateConfig {
             }
             if !(-10.0..=10.0).contains(&branch.memory_shift) {
                 return refuse(&format!("branches.{name}.memory_shift"), "from -10 to 10");
+            }
+            if !(0.0..=1.0).contains(&branch.share) {
+                return refuse(&format!("branches.{name}.share"), "from 0 to 1");
             }
         }
         let stages = &self.length_curriculum;

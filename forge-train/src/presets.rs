@@ -166,9 +166,13 @@ fn nano_phase1(batch: usize) -> CognateConfig {
 /// Worked problems think longest, dialogue and prose remember longest, commands stop earliest.
 fn branches() -> Branches {
     Branches {
-        reasoning: BranchConfig { halt_threshold: 0.95, halt_margin: 0.002, memory_shift: 0.0 },
+        reasoning: BranchConfig { halt_threshold: 0.95, halt_margin: 0.002, ..BranchConfig::default() },
         memory_integration: BranchConfig { memory_shift: -0.5, ..BranchConfig::default() },
-        adaptive_computation: BranchConfig { halt_threshold: 0.7, halt_margin: 0.02, memory_shift: 0.0 },
+        adaptive_computation: BranchConfig {
+            halt_threshold: 0.7,
+            halt_margin: 0.02,
+            ..BranchConfig::default()
+        },
     }
 }
 

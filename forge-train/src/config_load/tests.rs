@@ -161,6 +161,7 @@ fn branches_and_lengths_are_settings() {
         ("phase1.branches.reasoning.halt_threshold=1.5", "reasoning.halt_threshold"),
         ("phase1.branches.reasoning.halt_margin=-1", "reasoning.halt_margin"),
         ("phase1.branches.memory_integration.memory_shift=11", "memory_integration.memory_shift"),
+        ("phase1.branches.reasoning.share=1.5", "reasoning.share"),
         ("phase1.length_curriculum=[{ until = 0.0, max_len = 32 }]", "length_curriculum"),
         ("phase1.length_curriculum=[{ until = 0.5, max_len = 1 }]", "length_curriculum"),
         (
@@ -183,6 +184,10 @@ fn configurations_without_branches_and_lengths_still_load() {
     assert_eq!((config.branches, config.length_curriculum), (Default::default(), Vec::new()));
     let plain = crate::config::BranchConfig::default();
     assert_eq!((plain.threshold(0.9), plain.margin(0.005)), (0.9, 0.005));
+    assert_eq!(
+        plain.shares(crate::engine::mixture::Domain::Memory).map(|s| (s * 100.0).round()),
+        [5.0, 90.0, 5.0]
+    );
 }
 
 #[test]

@@ -27,8 +27,6 @@ use measure::{halting_metrics, slice_table};
 const TRUNK: &str = "trunk";
 /// Share of each domain in the trunk's mix.
 const TRUNK_SHARES: [f32; 3] = [0.15, 0.2, 0.65];
-/// Share of a branch's own domain; the others keep the rest in equal parts.
-const OWN_SHARE: f32 = 0.9;
 
 /// The phase.
 pub struct Cognate;
@@ -84,9 +82,7 @@ fn branch(
 ) -> Result<Trained> {
     let (cfg, name) = (&ctx.config.phase1, domain.branch());
     let settings = cfg.branches.of(domain);
-    let mut shares = [(1.0 - OWN_SHARE) / 2.0; 3];
-    shares[domain as usize] = OWN_SHARE;
-    let sequences = domains.mix(shares, seed, name);
+    let sequences = domains.mix(settings.shares(domain), seed, name);
     let batches = batcher(sequences, cfg.branch.batch_tokens, &ctx.config.data, seed, name)?;
     let objective = LanguageModel::new(batches, cfg).with_halt_margin(settings.margin(cfg.halt_margin));
     stage(ctx, name, &cfg.branch, &branched(trunk, settings), objective, seed)
@@ -200,7 +196,8 @@ mod tests {
 
     #[test]
     fn a_branch_begins_with_its_threshold_and_its_memorys_speed() {
-        let settings = BranchConfig { halt_threshold: 0.95, halt_margin: 0.0, memory_shift: -0.5 };
+        let settings =
+            BranchConfig { halt_threshold: 0.95, halt_margin: 0.0, memory_shift: -0.5, share: 0.0 };
         let averages = trunk(MemoryKind::Ema);
         let branch = branched(&averages, &settings);
         assert_eq!(branch.config.halt_threshold, 0.95);

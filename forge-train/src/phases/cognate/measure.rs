@@ -32,16 +32,18 @@ impl SliceTable {
         (0..3).filter(wins).count()
     }
 
-    /// Bits per byte by branch and slice, and each branch's recursions on its own; 0 where nothing was measured.
+    /// Bits per byte by branch and slice, and each branch's recursions on its own; nothing of a slice without examples.
     pub(super) fn metrics(&self) -> BTreeMap<String, f64> {
         let mut metrics = BTreeMap::new();
         for (row, branch) in self.0.iter().zip(Domain::ALL) {
             for (cell, domain) in row.iter().zip(Domain::ALL) {
-                let bits = cell.map_or(0.0, |cell| cell.bits_per_byte);
-                metrics.insert(format!("{}.bpb_on_{}", branch.branch(), domain.branch()), finite(bits));
+                let Some(cell) = cell else { continue };
+                let name = format!("{}.bpb_on_{}", branch.branch(), domain.branch());
+                metrics.insert(name, finite(cell.bits_per_byte));
             }
-            let own = row[branch as usize].map_or(0.0, |cell| cell.recursions);
-            metrics.insert(format!("{}.mean_recursions", branch.branch()), own);
+            if let Some(own) = row[branch as usize] {
+                metrics.insert(format!("{}.mean_recursions", branch.branch()), own.recursions);
+            }
         }
         metrics
     }
@@ -129,6 +131,9 @@ mod tests {
         assert_eq!(table([[1.0; 3]; 3]).own_best(), 0, "equal branches are not specialised");
         let empty = table([[f64::NAN, 3.0, 3.0], [f64::NAN, 2.0, 2.0], [f64::NAN, 3.0, 1.0]]);
         assert_eq!(empty.own_best(), 3, "a slice without examples is nobody's loss");
+        // 0 bits per byte would read as a perfect branch.
+        assert!(!empty.metrics().keys().any(|name| name.ends_with("bpb_on_reasoning")));
+        assert!(!empty.metrics().contains_key("reasoning.mean_recursions"));
         let metrics = all.metrics();
         assert_eq!(metrics["memory_integration.bpb_on_adaptive_computation"], 2.0);
         assert_eq!(metrics["reasoning.mean_recursions"], 1.5);
