@@ -133,7 +133,7 @@ fn a_newer_schema_is_refused_untouched() {
 #[test]
 fn many_may_open_a_new_registry_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    for round in 0..20 {
+    for round in 0..100 {
         let path = dir.path().join(format!("{round}.db"));
         let together = Barrier::new(8);
         thread::scope(|scope| {
